@@ -1,0 +1,39 @@
+//! `bench`: measures a shared disk, and what stands on it.
+
+mod completions;
+
+use std::process::ExitCode;
+
+use blockdev::{Result, ui};
+use clap::{Parser, Subcommand};
+
+/// Measure a shared disk, and what stands on it.
+///
+/// Exit codes: 0 done, 1 failed, 2 bad input, 3 refused (it would overwrite or harm something), 4 not enough space,
+/// 5 verification failed, 6 not permitted or not supported here, 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version, max_term_width = 100)]
+struct Cli {
+    /// How results are printed on standard output.
+    #[arg(long, value_enum, global = true, default_value_t)]
+    output: ui::Output,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+// One module per command: its arguments, and `run`.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    ui::exit("bench", &run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Command::Completions(args) => completions::run(args),
+    }
+}

@@ -1,0 +1,1 @@
+//! Measuring a shared disk, and what stands on it.

@@ -1,0 +1,39 @@
+//! `vdisk`: makes, verifies, grows and attaches the image of a shared disk.
+
+mod completions;
+
+use std::process::ExitCode;
+
+use blockdev::{Result, ui};
+use clap::{Parser, Subcommand};
+
+/// Make a shared disk of a file: create, verify, grow, attach.
+///
+/// Exit codes: 0 done, 1 failed, 2 bad input, 3 refused (it would overwrite or harm something), 4 not enough space,
+/// 5 verification failed, 6 not permitted or not supported here, 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "vdisk", version, max_term_width = 100)]
+struct Cli {
+    /// How results are printed on standard output.
+    #[arg(long, value_enum, global = true, default_value_t)]
+    output: ui::Output,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+// One module per command: its arguments, and `run`.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    ui::exit("vdisk", &run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Command::Completions(args) => completions::run(args),
+    }
+}

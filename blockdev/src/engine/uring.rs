@@ -1,0 +1,186 @@
+//! The io_uring backend: registered files and buffers, completions run on the submitting thread.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use io_uring::squeue::Entry;
+use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode};
+
+use super::{Backend, Call, Done};
+use crate::buffer::Memory;
+
+/// How long the kernel's polling thread stays awake without work, in milliseconds.
+const SQPOLL_IDLE_MS: u32 = 1000;
+
+/// `BLOCK_URING_CMD_DISCARD`, `_IO(0x12, 0)` in linux/blkdev.h (Linux 6.12).
+const BLOCK_URING_CMD_DISCARD: u32 = 0x1200;
+
+/// All of the engine's memory is registered as this one buffer.
+const MEMORY_INDEX: u16 = 0;
+
+pub(super) struct Uring {
+    ring: IoUring,
+    sqpoll: bool,
+    buffers_registered: bool,
+    in_flight: usize,
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring")
+            .field("sqpoll", &self.sqpoll)
+            .field("buffers_registered", &self.buffers_registered)
+            .field("in_flight", &self.in_flight)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Uring {
+    /// A ring for `depth` calls over `memory` and `files`. What the kernel refuses to register is used unregistered, with
+    /// a notice.
+    pub(super) fn new(
+        depth: u32,
+        sqpoll: bool,
+        memory: &Memory,
+        files: &[RawFd],
+        notices: &mut Vec<String>,
+    ) -> io::Result<Self> {
+        let ring = if sqpoll {
+            IoUring::builder().setup_single_issuer().setup_sqpoll(SQPOLL_IDLE_MS).build(depth)?
+        } else {
+            Self::lean_ring(depth)?
+        };
+        if !files.is_empty() {
+            ring.submitter().register_files(files)?;
+        }
+        let whole = [libc::iovec { iov_base: memory.as_ptr().as_ptr().cast(), iov_len: memory.len() }];
+        // SAFETY: the engine drops this backend before `memory`, so the range outlives the registration.
+        let buffers_registered = match unsafe { ring.submitter().register_buffers(&whole) } {
+            Ok(()) => true,
+            Err(why) => {
+                notices.push(format!(
+                    "cannot register {} bytes of I/O buffers ({why}); each I/O pins its pages itself, which costs CPU. \
+                     Raise RLIMIT_MEMLOCK (ulimit -l) or use a smaller queue depth or block size",
+                    memory.len()
+                ));
+                false
+            }
+        };
+        Ok(Self { ring, sqpoll, buffers_registered, in_flight: 0 })
+    }
+
+    /// The leanest ring this kernel makes: newer flags first.
+    fn lean_ring(depth: u32) -> io::Result<IoUring> {
+        // Linux 6.6: no indirection from queue to entries. 6.1: completions wait until this thread asks for them, and
+        // never interrupt it.
+        let newest = IoUring::builder()
+            .setup_no_sqarray()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .build(depth);
+        let rejected = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+        let newer = newest.or_else(|error| match error {
+            error if rejected(&error) => IoUring::builder()
+                .setup_single_issuer()
+                .setup_defer_taskrun()
+                .setup_taskrun_flag()
+                .setup_submit_all()
+                .build(depth),
+            error => Err(error),
+        });
+        newer.or_else(|error| if rejected(&error) { IoUring::new(depth) } else { Err(error) })
+    }
+
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        let before = done.len();
+        done.extend(
+            self.ring.completion().map(|entry| Done {
+                slot: u32::try_from(entry.user_data()).unwrap_or(u32::MAX),
+                result: entry.result(),
+            }),
+        );
+        self.in_flight -= done.len() - before;
+    }
+
+    fn entry(&self, call: Call) -> Entry {
+        match call {
+            Call::Read { file, at, len, offset, .. } if self.buffers_registered => {
+                opcode::ReadFixed::new(Fixed(file), at.as_ptr(), len, MEMORY_INDEX).offset(offset).build()
+            }
+            Call::Read { file, at, len, offset, .. } => {
+                opcode::Read::new(Fixed(file), at.as_ptr(), len).offset(offset).build()
+            }
+            Call::Write { file, at, len, offset, .. } if self.buffers_registered => {
+                opcode::WriteFixed::new(Fixed(file), at.as_ptr(), len, MEMORY_INDEX).offset(offset).build()
+            }
+            Call::Write { file, at, len, offset, .. } => {
+                opcode::Write::new(Fixed(file), at.as_ptr(), len).offset(offset).build()
+            }
+            Call::Fdatasync { file, .. } => opcode::Fsync::new(Fixed(file)).flags(FsyncFlags::DATASYNC).build(),
+            Call::Fallocate { file, mode, offset, len, .. } => {
+                opcode::Fallocate::new(Fixed(file), len).offset(offset).mode(mode).build()
+            }
+            Call::BlockDiscard { file, offset, len, .. } => {
+                let mut command = [0; 16];
+                command[..8].copy_from_slice(&len.to_ne_bytes());
+                opcode::UringCmd16::new(Fixed(file), BLOCK_URING_CMD_DISCARD).cmd(command).addr(Some(offset)).build()
+            }
+        }
+    }
+}
+
+// SAFETY: the ring reports a slot only with its completion, after which the kernel no longer touches the memory; `drop`
+// waits for every call.
+unsafe impl Backend for Uring {
+    fn push(&mut self, slot: u32, call: Call) {
+        let entry = self.entry(call).user_data(u64::from(slot));
+        // SAFETY: the memory and the file stay valid until the completion: the engine owns both and waits for it.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        // The ring has at least `queue_depth` entries and the engine keeps no more calls than that.
+        assert!(pushed.is_ok(), "the submission queue holds what the engine may have in flight");
+        self.in_flight += 1;
+    }
+
+    fn wait(&mut self, min: usize, timeout: Option<Duration>, done: &mut Vec<Done>) -> io::Result<()> {
+        self.reap(done);
+        let missing = min.saturating_sub(done.len());
+        let queue = self.ring.submission();
+        let idle = queue.is_empty() && !queue.taskrun();
+        drop(queue);
+        if missing == 0 && idle && !self.sqpoll {
+            return Ok(());
+        }
+        let outcome = match timeout {
+            Some(timeout) if missing > 0 => {
+                let timeout = Timespec::from(timeout);
+                self.ring.submitter().submit_with_args(missing, &SubmitArgs::new().timespec(&timeout))
+            }
+            _ => self.ring.submit_and_wait(missing),
+        };
+        match outcome.map_err(|error| (error.raw_os_error(), error)) {
+            // Time is up, a signal came, or the kernel is short of something that a completion gives back.
+            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY), _)) => {
+                self.reap(done);
+                Ok(())
+            }
+            Err((_, error)) => Err(error),
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let mut done = Vec::new();
+        while self.in_flight > 0 {
+            done.clear();
+            if self.wait(1, None, &mut done).is_err() {
+                // The kernel may still write into memory that is about to be freed: there is no safe way on.
+                std::process::abort();
+            }
+        }
+    }
+}

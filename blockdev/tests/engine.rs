@@ -1,0 +1,252 @@
+//! One suite, both engines, real files.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use blockdev::engine::{Choice, Completion, Config, Engine, Kind, Op, Reserve, Span, Target, uring_works};
+use proptest::prelude::*;
+
+/// A file to play with, in a directory that goes with it. It lies below the build directory, which is on a real disk;
+/// /tmp may be a tmpfs, which has no O_DIRECT.
+struct Disk {
+    path: PathBuf,
+    direct: bool,
+    _dir: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new(size: u64) -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = dir.path().join("disk");
+        File::create(&path).unwrap().set_len(size).unwrap();
+        let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path).is_ok();
+        Self { path, direct, _dir: dir }
+    }
+
+    fn target(&self) -> Target {
+        let flags = if self.direct { libc::O_DIRECT } else { 0 };
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.path).unwrap();
+        Target::new(file, &self.path)
+    }
+
+    fn engine(&self, choice: Choice, depth: u32, buffers: u32, size: usize) -> Engine {
+        Engine::open(choice, &Config::new(depth, buffers, size), vec![self.target()]).unwrap()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        File::open(&self.path).unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+}
+
+fn both(test: impl Fn(Choice)) {
+    for choice in [Choice::Uring, Choice::UringSqpoll, Choice::Threads] {
+        test(choice);
+    }
+}
+
+fn drained(engine: &mut Engine) -> Vec<Completion> {
+    let mut done = Vec::new();
+    engine.drain(&mut done).unwrap();
+    done
+}
+
+#[test]
+fn written_blocks_are_read_back() {
+    both(|choice| {
+        let disk = Disk::new(1 << 20);
+        let mut engine = disk.engine(choice, 8, 8, 4096);
+        for index in 0..8u32 {
+            engine.buffer_mut(index).fill(u8::try_from(index + 1).unwrap());
+            let offset = u64::from(index) * 8192;
+            engine.submit(u64::from(index), Op::Write { file: 0, offset, span: Span::whole(index, 4096) }).unwrap();
+        }
+        let mut tags: Vec<u64> = drained(&mut engine)
+            .into_iter()
+            .map(|completion| {
+                completion.result.unwrap();
+                completion.tag
+            })
+            .collect();
+        tags.sort_unstable();
+        assert_eq!(tags, (0..8).collect::<Vec<_>>());
+        let bytes = disk.bytes();
+        for index in 0..8usize {
+            assert!(bytes[index * 8192..][..4096].iter().all(|byte| usize::from(*byte) == index + 1));
+            assert!(bytes[index * 8192 + 4096..][..4096].iter().all(|byte| *byte == 0));
+        }
+        engine.buffer_mut(0).fill(0);
+        engine.submit(9, Op::Read { file: 0, offset: 7 * 8192, span: Span::whole(0, 4096) }).unwrap();
+        drained(&mut engine).pop().unwrap().result.unwrap();
+        assert!(engine.buffer(0).iter().all(|byte| *byte == 8));
+    });
+}
+
+#[test]
+fn the_queue_refills_while_it_runs() {
+    both(|choice| {
+        const BLOCKS: u64 = 2000;
+        let disk = Disk::new(BLOCKS * 4096);
+        let mut engine = disk.engine(choice, 16, 1, 4096);
+        engine.buffer_mut(0).fill(0xa5);
+        let (mut next, mut finished) = (0, 0);
+        let mut done = Vec::new();
+        while finished < BLOCKS {
+            while next < BLOCKS && engine.room() > 0 {
+                engine.submit(next, Op::Write { file: 0, offset: next * 4096, span: Span::whole(0, 4096) }).unwrap();
+                next += 1;
+            }
+            assert!(engine.in_flight() <= 16);
+            done.clear();
+            engine.complete(1, None, &mut done).unwrap();
+            finished += done.len() as u64;
+            assert!(done.iter().all(|completion| completion.result.is_ok()));
+        }
+        assert!(disk.bytes().iter().all(|byte| *byte == 0xa5));
+    });
+}
+
+#[test]
+fn flush_reserve_and_discard() {
+    both(|choice| {
+        let disk = Disk::new(0);
+        let mut engine = disk.engine(choice, 4, 1, 65536);
+        engine.submit(0, Op::Fallocate { file: 0, mode: Reserve::Extend, offset: 0, len: 131_072 }).unwrap();
+        drained(&mut engine).pop().unwrap().result.unwrap();
+        assert_eq!(disk.bytes().len(), 131_072);
+        engine.submit(1, Op::Fallocate { file: 0, mode: Reserve::KeepSize, offset: 131_072, len: 65536 }).unwrap();
+        drained(&mut engine).pop().unwrap().result.unwrap();
+        assert_eq!(disk.bytes().len(), 131_072);
+
+        engine.buffer_mut(0).fill(9);
+        engine.submit(2, Op::Write { file: 0, offset: 0, span: Span::whole(0, 65536) }).unwrap();
+        drained(&mut engine).pop().unwrap().result.unwrap();
+        engine.submit(3, Op::Fdatasync { file: 0 }).unwrap();
+        drained(&mut engine).pop().unwrap().result.unwrap();
+        engine.submit(4, Op::Discard { file: 0, offset: 4096, len: 4096 }).unwrap();
+        drained(&mut engine).pop().unwrap().result.unwrap();
+        let bytes = disk.bytes();
+        assert_eq!((bytes[4095], bytes[4096], bytes[8191], bytes[8192]), (9, 0, 0, 9));
+    });
+}
+
+#[test]
+fn a_failed_block_names_the_file_and_the_offset() {
+    both(|choice| {
+        let disk = Disk::new(65536);
+        let mut engine = disk.engine(choice, 4, 2, 8192);
+        engine.submit(1, Op::Read { file: 0, offset: 61440, span: Span::whole(0, 8192) }).unwrap();
+        let error = drained(&mut engine).pop().unwrap().result.unwrap_err();
+        assert_eq!(error.to_string(), format!("{}: read of 4096 bytes at offset 65536 failed", disk.path.display()));
+
+        let read_only = Target::new(File::open(&disk.path).unwrap(), &disk.path);
+        let mut engine = Engine::open(choice, &Config::new(1, 1, 4096), vec![read_only]).unwrap();
+        engine.submit(2, Op::Write { file: 0, offset: 0, span: Span::whole(0, 4096) }).unwrap();
+        let error = drained(&mut engine).pop().unwrap().result.unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EBADF), "{error:?}");
+    });
+}
+
+#[test]
+fn waiting_ends_when_the_time_is_up() {
+    both(|choice| {
+        // A pipe that nobody writes to: its read stays in flight.
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let mut engine =
+            Engine::open(choice, &Config::new(2, 1, 4096), vec![Target::new(File::from(reader), "a pipe")]).unwrap();
+        engine.submit(1, Op::Read { file: 0, offset: u64::MAX, span: Span::whole(0, 4096) }).unwrap();
+        let mut done = Vec::new();
+        if choice == Choice::Threads {
+            // pread has no place in a pipe; what is tested here needs something slow, which only the ring can read.
+            drained(&mut engine);
+        }
+        let start = Instant::now();
+        assert_eq!(engine.complete(1, Some(Duration::from_millis(50)), &mut done).unwrap(), 0);
+        if choice != Choice::Threads {
+            assert!(start.elapsed() >= Duration::from_millis(50));
+            assert_eq!(engine.in_flight(), 1);
+        }
+        drop(writer);
+        drained(&mut engine);
+    });
+}
+
+#[test]
+fn an_engine_dropped_in_flight_finishes_first() {
+    both(|choice| {
+        let disk = Disk::new(4 << 20);
+        let mut engine = disk.engine(choice, 64, 1, 65536);
+        engine.buffer_mut(0).fill(3);
+        for index in 0..64 {
+            engine.submit(index, Op::Write { file: 0, offset: index * 65536, span: Span::whole(0, 65536) }).unwrap();
+        }
+        engine.complete(0, None, &mut Vec::new()).unwrap();
+        drop(engine);
+        assert!(disk.bytes().iter().all(|byte| *byte == 3));
+    });
+}
+
+#[test]
+fn out_of_range_configurations_are_refused() {
+    for config in
+        [Config::new(0, 1, 4096), Config::new(4097, 1, 4096), Config::new(1, 0, 4096), Config::new(1, 2, 1 << 30)]
+    {
+        assert!(Engine::open(Choice::Threads, &config, Vec::new()).is_err(), "{config:?}");
+    }
+}
+
+#[test]
+fn auto_takes_the_ring_where_it_works() {
+    let disk = Disk::new(4096);
+    let engine = disk.engine(Choice::Auto, 1, 1, 4096);
+    match uring_works() {
+        Ok(()) => assert_eq!(engine.kind(), Kind::Uring),
+        Err(_) => {
+            assert_eq!(engine.kind(), Kind::Threads);
+            assert!(engine.notices()[0].contains("io_uring does not work here"));
+        }
+    }
+}
+
+#[test]
+fn eight_mebibytes_of_locked_memory_are_enough() {
+    // Without CAP_IPC_LOCK the kernel charges registered buffers; beyond the limit the engine says so and still works.
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK).unwrap().0;
+    let disk = Disk::new(4 << 20);
+    let engine = disk.engine(Choice::Uring, 128, 128, 16384);
+    if limit >= 8 << 20 {
+        assert!(engine.notices().is_empty(), "{:?}", engine.notices());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn any_aligned_writes_land_where_they_belong(
+        writes in prop::collection::vec((0u64..60, 1u32..5, any::<u8>()), 1..20),
+        threads: bool,
+    ) {
+        let disk = Disk::new(64 * 4096);
+        let choice = if threads { Choice::Threads } else { Choice::Uring };
+        let mut engine = disk.engine(choice, 4, 4, 4 * 4096);
+        let mut model = vec![0u8; 64 * 4096];
+        // One at a time: the order of overlapping writes in flight is nobody's promise.
+        for (block, blocks, byte) in writes {
+            let (offset, len) = (block * 4096, blocks * 4096);
+            engine.buffer_mut(2).fill(byte);
+            engine.submit(0, Op::Write { file: 0, offset, span: Span::whole(2, len) }).unwrap();
+            for completion in drained(&mut engine) {
+                completion.result.unwrap();
+            }
+            model[usize::try_from(offset).unwrap()..][..len as usize].fill(byte);
+        }
+        let mut bytes = vec![0; model.len()];
+        File::open(&disk.path).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+        prop_assert!(bytes == model);
+    }
+}
