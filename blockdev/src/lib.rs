@@ -10,6 +10,7 @@ pub mod buffer;
 pub mod cancel;
 pub mod engine;
 pub mod error;
+pub mod extents;
 pub mod ui;
 pub mod units;
 
