@@ -11,9 +11,14 @@ pub mod cancel;
 pub mod engine;
 pub mod error;
 pub mod extents;
+pub mod file_id;
+pub mod loopdev;
+pub mod mark;
+mod sysfs;
 pub mod ui;
 pub mod units;
 
 pub use cancel::Cancel;
 pub use error::{Context, Error, ErrorKind, Result};
+pub use file_id::FileId;
 pub use units::{ByteOffset, ByteRange, ByteSize};

@@ -7,9 +7,10 @@ mod progress;
 
 use std::error::Error as _;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
 
@@ -85,6 +86,14 @@ pub fn print_result<T: Serialize>(output: Output, value: &T, text: impl FnOnce(&
             print(&(json + "\n"))
         }
     }
+}
+
+/// Serializes a path as text; bytes that are not UTF-8 are shown as `�`, rather than failing a whole report.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn path_as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// Whether standard error is a terminal, where a bar may move.
