@@ -458,7 +458,8 @@ impl Engine {
         unsafe { self.memory.as_ptr().add(index as usize * self.buffer_size) }
     }
 
-    /// Queues `op`; `tag` comes back with its completion. It starts at the next [`complete`](Self::complete).
+    /// Queues `op`; `tag` comes back with its completion. It has started when [`complete`](Self::complete) was
+    /// called next, perhaps before.
     ///
     /// Many writes may share a buffer; a read has its buffer for itself.
     ///

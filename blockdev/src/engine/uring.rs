@@ -17,6 +17,11 @@ const SQPOLL_IDLE_MS: u32 = 1000;
 /// `BLOCK_URING_CMD_DISCARD`, `_IO(0x12, 0)` in linux/blkdev.h (Linux 6.12).
 const BLOCK_URING_CMD_DISCARD: u32 = 0x1200;
 
+/// How many entries wait before they are handed over: the device should work on the first while the next are prepared.
+/// On a virtio disk at queue depth 32, handing over whatever has gathered cost up to a quarter of the IOPS, and one by one
+/// up to an eighth more CPU for the same IOPS.
+const SUBMIT_BATCH: usize = 2;
+
 /// All of the engine's memory is registered as this one buffer.
 const MEMORY_INDEX: u16 = 0;
 
@@ -138,11 +143,18 @@ impl Uring {
 unsafe impl Backend for Uring {
     fn push(&mut self, slot: u32, call: Call) {
         let entry = self.entry(call).user_data(u64::from(slot));
+        let mut queue = self.ring.submission();
         // SAFETY: the memory and the file stay valid until the completion: the engine owns both and waits for it.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
+        let pushed = unsafe { queue.push(&entry) };
+        let waiting = queue.len();
+        drop(queue);
         // The ring has at least `queue_depth` entries and the engine keeps no more calls than that.
         assert!(pushed.is_ok(), "the submission queue holds what the engine may have in flight");
         self.in_flight += 1;
+        if waiting >= SUBMIT_BATCH {
+            // What the kernel does not take now, `wait` hands over again, and reports why not.
+            let _ = self.ring.submit();
+        }
     }
 
     fn wait(&mut self, min: usize, timeout: Option<Duration>, done: &mut Vec<Done>) -> io::Result<()> {
