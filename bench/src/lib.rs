@@ -1,1 +1,5 @@
 //! Measuring a shared disk, and what stands on it.
+//!
+//! Every experiment ends in one [`report::Run`]: what was measured, on what, how, and what was found.
+
+pub mod report;

@@ -1,0 +1,17 @@
+//! One data model for every experiment, and its renderings.
+//!
+//! An experiment fills a [`Run`]: [`Cell`]s, each of which is one combination of parameters with what was measured
+//! under it, [`Finding`]s in words, and [`Plot`]s that say which figure to draw against which parameter. The renderers
+//! know only that model, so a new experiment needs none of its own.
+
+mod environment;
+mod histogram;
+mod model;
+pub mod stats;
+pub mod vocabulary;
+
+pub use histogram::{Histogram, PERCENTILES};
+pub use model::{
+    Better, Cell, Cpu, Environment, Figure, Finding, Latency, Measure, Parameter, Plot, PlotKind, Reference, Run,
+    SCHEMA_VERSION, Schema, Series, Severity, Steadiness, Target, Tool, Unit, Value,
+};
