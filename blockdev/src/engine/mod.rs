@@ -172,7 +172,7 @@ pub enum Reserve {
 }
 
 /// One operation. Offsets are bytes from the start of the file; with O_DIRECT, offsets and lengths are multiples of what
-/// the file asks for (see [`topology`](crate::topology)).
+/// the file asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
     /// Fill the span from the disk. The end of the file inside the span is an error.
