@@ -4,6 +4,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::VecDeque;
+use std::fs::File;
 
 /// A backend over a vector of bytes whose next results are scripted.
 #[derive(Debug)]

@@ -1,0 +1,256 @@
+//! The words of the engine: what can be asked of it, of which file, and what comes back.
+
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Most operations in flight at once.
+pub const QUEUE_DEPTH_MAX: u32 = 4096;
+
+/// Which backend to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Choice {
+    /// io_uring where a ring sets up and completes an I/O, else threads, with a notice.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    Uring,
+    /// io_uring with a kernel thread that polls for submissions, or an error.
+    UringSqpoll,
+    /// pread and pwrite on a pool of threads.
+    Threads,
+}
+
+impl Choice {
+    /// The names that [`Choice::from_str`] takes.
+    pub const NAMES: [&str; 4] = ["auto", "uring", "uring-sqpoll", "threads"];
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "uring" => Ok(Self::Uring),
+            "uring-sqpoll" => Ok(Self::UringSqpoll),
+            "threads" => Ok(Self::Threads),
+            _ => {
+                Err(Error::invalid(format!("{text:?} is no engine")).with_hint("auto, uring, uring-sqpoll or threads"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::UringSqpoll => "uring-sqpoll",
+            Self::Threads => "threads",
+        })
+    }
+}
+
+/// Queue and buffers of an [`Engine`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Most operations in flight at once, 1 to [`QUEUE_DEPTH_MAX`].
+    pub queue_depth: u32,
+    /// How many buffers, at least 1.
+    pub buffer_count: u32,
+    /// Bytes in each buffer; rounded up to a multiple of 4096, so that every buffer is aligned for O_DIRECT.
+    pub buffer_size: usize,
+}
+
+impl Config {
+    /// A queue of `queue_depth`, over `buffer_count` buffers of `buffer_size` bytes each.
+    #[must_use]
+    pub fn new(queue_depth: u32, buffer_count: u32, buffer_size: usize) -> Self {
+        Self { queue_depth, buffer_count, buffer_size }
+    }
+}
+
+/// An open file or device, with the name that errors call it by.
+#[derive(Debug)]
+pub struct Target {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) block_device: bool,
+}
+
+impl Target {
+    /// `file`, which was opened as `path`.
+    pub fn new(file: File, path: impl AsRef<Path>) -> Self {
+        let block_device = file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+        Self { file, path: path.as_ref().to_owned(), block_device }
+    }
+
+    /// What it was opened as.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// A part of one of the engine's buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Which buffer, from 0.
+    pub buffer: u32,
+    /// Its first byte in that buffer.
+    pub start: u32,
+    /// How many bytes.
+    pub len: u32,
+}
+
+impl Span {
+    /// The first `len` bytes of `buffer`.
+    #[must_use]
+    pub const fn whole(buffer: u32, len: u32) -> Self {
+        Self { buffer, start: 0, len }
+    }
+}
+
+/// How to reserve space, as fallocate(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserve {
+    /// Allocate, and extend the file where the range ends beyond it.
+    Extend,
+    /// Allocate and leave the size alone.
+    KeepSize,
+    /// Make the range zeroes that are *written* (`FALLOC_FL_WRITE_ZEROES`, Linux 6.17): the file system asks the device
+    /// to zero it and marks the extents written.
+    WriteZeroes,
+}
+
+impl Reserve {
+    /// The mode of fallocate(2).
+    pub(super) fn flags(self) -> i32 {
+        /// From linux/falloc.h, Linux 6.17; newer than the libc crate.
+        const FALLOC_FL_WRITE_ZEROES: i32 = 0x80;
+        match self {
+            Self::Extend => 0,
+            Self::KeepSize => libc::FALLOC_FL_KEEP_SIZE,
+            Self::WriteZeroes => FALLOC_FL_WRITE_ZEROES,
+        }
+    }
+}
+
+/// One operation. Offsets are bytes from the start of the file; with O_DIRECT, offsets and lengths are multiples of what
+/// the file asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Fill the span from the disk. The end of the file inside the span is an error.
+    Read {
+        /// Index into the engine's targets.
+        file: u32,
+        /// Where on the disk.
+        offset: u64,
+        /// Where in memory.
+        span: Span,
+    },
+    /// Write the span to the disk.
+    Write {
+        /// Index into the engine's targets.
+        file: u32,
+        /// Where on the disk.
+        offset: u64,
+        /// Where in memory.
+        span: Span,
+    },
+    /// Make what completed before durable, as fdatasync(2).
+    Fdatasync {
+        /// Index into the engine's targets.
+        file: u32,
+    },
+    /// Reserve space in a file.
+    Fallocate {
+        /// Index into the engine's targets.
+        file: u32,
+        /// In which way.
+        mode: Reserve,
+        /// Where it starts.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+    },
+    /// Say that a range is no longer needed: TRIM on a block device, a hole in a file.
+    Discard {
+        /// Index into the engine's targets.
+        file: u32,
+        /// Where it starts.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+    },
+}
+
+impl Op {
+    /// Index into the engine's targets.
+    pub(super) fn file(self) -> u32 {
+        match self {
+            Self::Read { file, .. }
+            | Self::Write { file, .. }
+            | Self::Fdatasync { file }
+            | Self::Fallocate { file, .. }
+            | Self::Discard { file, .. } => file,
+        }
+    }
+
+    /// What it is called in an error.
+    pub(super) fn verb(self) -> &'static str {
+        match self {
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Fdatasync { .. } => "fdatasync",
+            Self::Fallocate { .. } => "fallocate",
+            Self::Discard { .. } => "discard",
+        }
+    }
+}
+
+/// A finished operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// What it was submitted with.
+    pub tag: u64,
+    /// Whether all of it was done. The error names the file, the offset and the length.
+    pub result: Result<()>,
+}
+
+/// Which backend an [`Engine`] ended up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// io_uring.
+    Uring,
+    /// io_uring with a polling kernel thread.
+    UringSqpoll,
+    /// A pool of threads.
+    Threads,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Uring => "uring",
+            Self::UringSqpoll => "uring-sqpoll",
+            Self::Threads => "threads",
+        })
+    }
+}
