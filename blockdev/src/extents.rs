@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -432,7 +431,6 @@ pub fn summarize_range(file: &File, path: &Path, range: ByteRange) -> Result<Sum
 /// # Errors
 /// As [`Extents::of`], and when it cannot be opened.
 pub fn summarize_path(path: &Path) -> Result<Summary> {
-    let file =
-        File::open(path).map_err(|source: io::Error| Error::io(format!("cannot open {}", path.display()), source))?;
+    let file = File::open(path).context(|| format!("cannot open {}", path.display()))?;
     summarize(&file, path)
 }

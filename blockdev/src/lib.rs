@@ -14,9 +14,11 @@ pub mod extents;
 pub mod file_id;
 pub mod loopdev;
 pub mod mark;
+pub mod stamp;
 mod sysfs;
 pub mod ui;
 pub mod units;
+pub mod zero;
 
 pub use cancel::Cancel;
 pub use error::{Context, Error, ErrorKind, Result};
