@@ -2,4 +2,5 @@
 //!
 //! Every experiment ends in one [`report::Run`]: what was measured, on what, how, and what was found.
 
+pub mod load;
 pub mod report;

@@ -38,6 +38,11 @@ impl Histogram {
         self.0.saturating_record(ns.max(1));
     }
 
+    /// Counts `count` times the same latency.
+    pub fn record_n(&mut self, ns: u64, count: u64) {
+        self.0.saturating_record_n(ns.max(1), count);
+    }
+
     /// Adds all that `other` has counted.
     pub fn merge(&mut self, other: &Self) {
         self.0.add(&other.0).expect("both have the same bounds"); // `new` and `decode` see to that
@@ -222,6 +227,14 @@ mod tests {
             let mut merged = of(&a);
             merged.merge(&of(&b));
             prop_assert_eq!(merged, of(&[a, b].concat()));
+        }
+
+        #[test]
+        fn counted_again_from_its_buckets_it_is_the_same(list in prop::collection::vec(1u64..LONGEST_NS, 0..100)) {
+            let histogram = of(&list);
+            let mut again = Histogram::new();
+            histogram.buckets().for_each(|(ns, count)| again.record_n(ns, count));
+            prop_assert!(again.buckets().eq(histogram.buckets()));
         }
 
         #[test]

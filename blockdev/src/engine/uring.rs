@@ -53,7 +53,9 @@ impl Uring {
         notices: &mut Vec<String>,
     ) -> io::Result<Self> {
         let ring = if sqpoll {
-            IoUring::builder().setup_single_issuer().setup_sqpoll(SQPOLL_IDLE_MS).build(depth)?
+            // Twice the depth: the kernel's thread takes entries in batches and gives their places back only after a batch,
+            // when some of its operations may long be complete and have successors.
+            IoUring::builder().setup_single_issuer().setup_sqpoll(SQPOLL_IDLE_MS).build(2 * depth)?
         } else {
             Self::lean_ring(depth)?
         };

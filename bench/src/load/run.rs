@@ -1,0 +1,204 @@
+//! A run: its jobs, each a thread with its own engine, started together and stopped together.
+
+use std::sync::{PoisonError, RwLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use blockdev::engine::{self, Engine};
+use blockdev::{Cancel, Context, Error, Result};
+use fastrand::Rng;
+
+use super::offsets::{Kind, Ops, seed_of};
+use super::open::{Arrivals, Ended};
+use super::queue::EngineQueue;
+use super::recorder::{Counted, Recorder, Sample, Window, nanos};
+use super::{Cpu, Interval, Measured, Tally, Work, closed, open};
+use crate::report::Histogram;
+
+/// How often the watching thread looks whether somebody asked to stop.
+const WATCH: Duration = Duration::from_millis(50);
+
+/// What a job brings home.
+#[derive(Debug)]
+struct Returned {
+    samples: Vec<Sample>,
+    ended: Ended,
+    engine: engine::Kind,
+    notices: Vec<String>,
+}
+
+/// Runs `work` until its time is up or `cancel` is set, which is no error: what was measured by then is returned.
+///
+/// `open` makes the engine of a job, on that job's thread: with [`Work::depth`] as its queue depth and as many buffers of
+/// a block each, over one target. `elapsed` is told now and then how long it has been running, warm-up included.
+///
+/// # Errors
+/// When the work is not [possible](Work::check), an engine cannot be opened, or an operation fails.
+pub fn run(
+    work: &Work,
+    open: impl Fn() -> Result<Engine> + Sync,
+    cancel: &Cancel,
+    mut elapsed: impl FnMut(Duration),
+) -> Result<Measured> {
+    work.check()?;
+    let window = Window::new(work.warmup, work.runtime);
+    let stop = Cancel::new();
+    // Held until every job has its engine; it then says when the run began, or that it never will.
+    let start: RwLock<Option<Instant>> = RwLock::new(None);
+    let (ready, readiness) = mpsc::channel();
+    thread::scope(|scope| {
+        let mut epoch = start.write().unwrap_or_else(PoisonError::into_inner);
+        let mut jobs = Vec::new();
+        for index in 0..work.jobs {
+            let (ready, start, open, stop) = (ready.clone(), &start, &open, &stop);
+            let body = move || {
+                let outcome = job(work, index, window, open, ready, start, stop);
+                if outcome.is_err() {
+                    stop.cancel();
+                }
+                outcome
+            };
+            let job = thread::Builder::new().name(format!("job-{index}")).spawn_scoped(scope, body);
+            jobs.push(job.map_err(|source| Error::io(format!("cannot start the thread of job {index}"), source))?);
+        }
+        drop(ready);
+        let all_ready = readiness.iter().count() == jobs.len();
+        *epoch = all_ready.then(Instant::now);
+        let began = *epoch;
+        drop(epoch);
+        let cpu = began.map_or(Ok(Cpu::default()), |began| watch(began, window, &stop, cancel, &mut elapsed))?;
+        let returned = jobs
+            .into_iter()
+            .map(|job| job.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(measured(window, returned, cpu))
+    })
+}
+
+/// One job, on its thread.
+fn job(
+    work: &Work,
+    index: u32,
+    window: Window,
+    open: &(impl Fn() -> Result<Engine> + Sync),
+    ready: mpsc::Sender<()>,
+    start: &RwLock<Option<Instant>>,
+    stop: &Cancel,
+) -> Result<Returned> {
+    let mut engine = open()?;
+    let mut content = Rng::with_seed(seed_of(work.seed, index));
+    if work.pattern.writes() {
+        for buffer in 0..work.depth {
+            content.fill(engine.buffer_mut(buffer));
+        }
+    }
+    if work.rate.is_some() {
+        // By default the kernel may end a sleep 50 us late, to end several at once.
+        nix::sys::prctl::set_timerslack(1).context(|| "cannot ask for precise timers")?;
+    }
+    let (kind, notices) = (engine.kind(), engine.notices().to_vec());
+    // Nobody listens any more when another job could not be started.
+    let _ = ready.send(());
+    drop(ready);
+    let epoch = *start.read().unwrap_or_else(PoisonError::into_inner);
+    let mut recorder = Recorder::new(window, work.rate.is_some());
+    let ended = match epoch {
+        None => Ended { at: 0, waiting: 0 },
+        Some(epoch) => {
+            let mut queue = EngineQueue::new(engine, epoch, work.block_len());
+            let ops = Ops::new(work, index);
+            match work.rate {
+                None => closed::run(&mut queue, work, ops, &mut recorder, stop)?,
+                Some(rate) => {
+                    let arrivals = Arrivals::new(rate / f64::from(work.jobs), seed_of(!work.seed, index));
+                    open::run(&mut queue, work, ops, arrivals, &mut recorder, stop)?
+                }
+            }
+        }
+    };
+    Ok(Returned { samples: recorder.finish(ended.at), ended, engine: kind, notices })
+}
+
+/// Watches the jobs until the window is over or somebody asks to stop; returns the CPU time spent in the window.
+fn watch(
+    began: Instant,
+    window: Window,
+    stop: &Cancel,
+    cancel: &Cancel,
+    elapsed: &mut impl FnMut(Duration),
+) -> Result<Cpu> {
+    let mut at_start = None;
+    loop {
+        let now = nanos(began.elapsed());
+        if at_start.is_none() && now >= window.start {
+            at_start = Some(Cpu::now()?);
+        }
+        if cancel.is_cancelled() {
+            stop.cancel();
+        }
+        if now >= window.end || stop.is_cancelled() {
+            return Ok(match at_start {
+                Some(at_start) => Cpu::now()?.since(at_start),
+                None => Cpu::default(),
+            });
+        }
+        elapsed(Duration::from_nanos(now));
+        let next = if at_start.is_none() { window.start } else { window.end };
+        thread::sleep(WATCH.min(Duration::from_nanos(next - now)));
+    }
+}
+
+/// Puts together what the jobs brought home.
+fn measured(window: Window, returned: Vec<Returned>, cpu: Cpu) -> Measured {
+    let ended = returned.iter().map(|job| job.ended.at).max().unwrap_or(0);
+    let length = ended.min(window.end).saturating_sub(window.start);
+    let waiting = returned.iter().map(|job| job.ended.waiting).sum();
+    let mut kinds = [Tally::new(), Tally::new(), Tally::new()];
+    let mut intervals = Vec::new();
+    let count = returned.iter().map(|job| job.samples.len()).max().unwrap_or(0);
+    for (index, start) in (0..count).zip((0..length).step_by(usize::try_from(window.interval).unwrap_or(usize::MAX))) {
+        let mut ios = 0;
+        let mut latency = Histogram::new();
+        for sample in returned.iter().filter_map(|job| job.samples.get(index)) {
+            for (kind, tally) in kinds.iter_mut().enumerate() {
+                let (service, response) = (&sample.service[kind], &sample.response[kind]);
+                merge(&mut tally.service, service);
+                merge(&mut tally.response, response);
+                if kind != Kind::Sync as usize {
+                    ios += service.iter().map(|(_, count)| count).sum::<u64>();
+                    merge(&mut latency, if response.is_empty() { service } else { response });
+                }
+            }
+        }
+        intervals.push(Interval {
+            start: Duration::from_nanos(start),
+            length: Duration::from_nanos(window.interval.min(length - start)),
+            ios,
+            p99: (!latency.is_empty()).then(|| Duration::from_nanos(latency.percentile(99.0))),
+        });
+    }
+    let [reads, writes, syncs] = kinds;
+    let (engine, notices) = returned
+        .into_iter()
+        .next()
+        .map(|job| (job.engine, job.notices))
+        .expect("Work::check refuses a work without jobs");
+    Measured {
+        window: Duration::from_nanos(length),
+        interrupted: ended < window.end,
+        reads,
+        writes,
+        syncs,
+        intervals,
+        cpu,
+        waiting,
+        engine,
+        notices,
+    }
+}
+
+fn merge(histogram: &mut Histogram, counted: &Counted) {
+    for (value, count) in counted {
+        histogram.record_n(*value, *count);
+    }
+}
