@@ -14,10 +14,13 @@ pub mod extents;
 pub mod file_id;
 pub mod loopdev;
 pub mod mark;
+mod mounts;
 pub mod stamp;
 mod sysfs;
+pub mod topology;
 pub mod ui;
 pub mod units;
+pub mod usage;
 pub mod zero;
 
 pub use cancel::Cancel;

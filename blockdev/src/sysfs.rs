@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc::dev_t;
-use nix::sys::stat::makedev;
+use nix::sys::stat::{major, makedev, minor};
 
 use crate::units::ByteSize;
 
@@ -20,6 +20,27 @@ impl BlockDir {
     /// The whole device that the kernel calls `name`.
     pub(crate) fn named(name: impl AsRef<Path>) -> Self {
         Self(Path::new(BLOCK).join(name))
+    }
+
+    /// The device or partition with this number, if there is one.
+    pub(crate) fn of_number(number: dev_t) -> Option<Self> {
+        let link = format!("/sys/dev/block/{}:{}", major(number), minor(number));
+        fs::canonicalize(link).ok().map(Self)
+    }
+
+    /// The kernel's name for it.
+    pub(crate) fn name(&self) -> &OsStr {
+        self.0.file_name().unwrap_or_default()
+    }
+
+    /// Its partitions.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = Self> {
+        entries(&self.0).map(Self).filter(|entry| entry.0.join("partition").exists())
+    }
+
+    /// The nodes of the devices that stand on it.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = PathBuf> {
+        entries(&self.0.join("holders")).filter_map(|entry| Some(Path::new("/dev").join(entry.file_name()?)))
     }
 
     /// The bytes of an attribute, without the newline at the end.
@@ -59,9 +80,13 @@ impl BlockDir {
 }
 
 /// The names of all whole block devices.
-pub(crate) fn block_names() -> Vec<String> {
-    let Ok(entries) = fs::read_dir(BLOCK) else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+pub(crate) fn block_names() -> impl Iterator<Item = String> {
+    entries(Path::new(BLOCK)).filter_map(|entry| entry.file_name()?.to_str().map(str::to_owned))
+}
+
+/// The paths of the entries of a directory, none where it cannot be read.
+pub(crate) fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// A path as the kernel writes it.

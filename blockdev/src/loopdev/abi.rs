@@ -2,8 +2,17 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::Duration;
 
 use nix::Result;
+use nix::errno::Errno;
+
+use crate::units::ByteSize;
+
+pub(super) const READ_ONLY: u32 = 1;
+pub(super) const AUTOCLEAR: u32 = 4;
+pub(super) const DIRECT_IO: u32 = 16;
 
 const NAME_SIZE: usize = 64;
 
@@ -30,6 +39,14 @@ pub(super) struct LoopInfo64 {
 }
 
 impl LoopInfo64 {
+    /// All of a file, with `flags`. `file_name` is informative and may be cut short.
+    pub(super) fn new(file_name: &[u8], flags: u32) -> Self {
+        let mut name = [0; NAME_SIZE];
+        let len = file_name.len().min(NAME_SIZE - 1);
+        name[..len].copy_from_slice(&file_name[..len]);
+        Self { flags, file_name: name, ..Self::ZERO }
+    }
+
     const ZERO: Self = Self {
         device: 0,
         inode: 0,
@@ -80,4 +97,71 @@ pub(super) fn get_status(device: &File) -> Result<LoopInfo64> {
     // SAFETY: the kernel fills in a `struct loop_info64`, which `LoopInfo64` is.
     unsafe { raw::get_status64(device.as_raw_fd(), &raw mut info) }?;
     Ok(info)
+}
+
+/// The number of a device that was free a moment ago.
+pub(super) fn get_free(control: &File) -> Result<u32> {
+    // SAFETY: takes no argument.
+    let number = unsafe { raw::ctl_get_free(control.as_raw_fd()) }?;
+    u32::try_from(number).map_err(|_| Errno::EINVAL)
+}
+
+/// Attaches in one step. `EINVAL` on kernels before 5.8, too.
+pub(super) fn configure(device: &File, file: &File, block_size: ByteSize, info: LoopInfo64) -> Result<()> {
+    let block_size = u32::try_from(block_size.bytes()).map_err(|_| Errno::EINVAL)?;
+    let config = LoopConfig { fd: descriptor(file), block_size, info, reserved: [0; 8] };
+    // SAFETY: the kernel reads a `struct loop_config`, which `LoopConfig` is.
+    unsafe { raw::configure(device.as_raw_fd(), &raw const config) }.map(drop)
+}
+
+/// Attaches, with the kernel's defaults.
+pub(super) fn set_fd(device: &File, file: &File) -> Result<()> {
+    // SAFETY: takes a descriptor.
+    unsafe { raw::set_fd(device.as_raw_fd(), file.as_raw_fd()) }.map(drop)
+}
+
+/// Changes what can be changed of an attached device: of the flags, autoclear.
+pub(super) fn set_status(device: &File, info: &LoopInfo64) -> Result<()> {
+    // SAFETY: the kernel reads a `struct loop_info64`, which `LoopInfo64` is.
+    while_busy(|| unsafe { raw::set_status64(device.as_raw_fd(), std::ptr::from_ref(info)) })
+}
+
+/// Changes the smallest unit of I/O of an attached device.
+pub(super) fn set_block_size(device: &File, block_size: ByteSize) -> Result<()> {
+    let bytes = i32::try_from(block_size.bytes()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: takes a number.
+    while_busy(|| unsafe { raw::set_block_size(device.as_raw_fd(), bytes) })
+}
+
+/// Turns direct I/O of an attached device on.
+pub(super) fn set_direct_io(device: &File) -> Result<()> {
+    // SAFETY: takes a number.
+    unsafe { raw::set_direct_io(device.as_raw_fd(), 1) }.map(drop)
+}
+
+/// Lets an attached device see that its file has grown.
+pub(super) fn set_capacity(device: &File) -> Result<()> {
+    // SAFETY: takes no argument.
+    unsafe { raw::set_capacity(device.as_raw_fd()) }.map(drop)
+}
+
+/// Detaches: at once, or when the last that has the device open closes it.
+pub(super) fn clr_fd(device: &File) -> Result<()> {
+    // SAFETY: takes no argument.
+    unsafe { raw::clr_fd(device.as_raw_fd()) }.map(drop)
+}
+
+fn descriptor(file: &File) -> u32 {
+    u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX)
+}
+
+/// `EAGAIN` means that the device had dirty pages in the cache just then (older kernels).
+fn while_busy(mut call: impl FnMut() -> Result<i32>) -> Result<()> {
+    for _ in 0..100 {
+        match call() {
+            Err(Errno::EAGAIN) => thread::sleep(Duration::from_millis(10)),
+            outcome => return outcome.map(drop),
+        }
+    }
+    call().map(drop)
 }

@@ -4,18 +4,27 @@
 //! would be two caches over one disk, so a file has at most one.
 
 mod abi;
+mod attach;
+mod detach;
+mod name;
 mod node;
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use serde::Serialize;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::file_id::FileId;
-use crate::sysfs;
-use crate::ui::path_as_text;
+use crate::mark;
+use crate::sysfs::{self, BlockDir};
+use crate::ui::{path_as_text, sudo_line};
 use crate::units::{ByteOffset, ByteSize};
+
+pub use attach::{Attachment, Options, attach};
+pub use detach::detach;
+pub use name::{NAME_MAX, Name};
 
 /// An attached loop device, as it was when asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -47,6 +56,8 @@ pub struct LoopDevice {
     pub read_only: bool,
     /// Whether the kernel detaches it when nobody has it open any more.
     pub autoclear: bool,
+    /// The names that onedisk gave it: links in /dev.
+    pub names: Vec<Name>,
 }
 
 impl LoopDevice {
@@ -69,6 +80,7 @@ impl LoopDevice {
             logical_block_size: ByteSize::new(sysfs.number("queue/logical_block_size")?),
             read_only: sysfs.flag("ro")?,
             autoclear: sysfs.flag("loop/autoclear")?,
+            names: name::names_of(number),
         })
     }
 
@@ -77,12 +89,36 @@ impl LoopDevice {
     pub fn is_on(&self, id: FileId) -> bool {
         self.file == Some(id)
     }
+
+    /// Whether onedisk [made](crate::mark) the file it is attached to. In doubt, it did not.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        // The name may by now lead to another file, or be that of another file system tree.
+        let same = fs::metadata(&self.backing_file).is_ok_and(|metadata| self.is_on(FileId::of(&metadata)));
+        same && mark::is_set(&self.backing_file)
+    }
+
+    /// Lets the device see that its file has grown, and looks at it again.
+    ///
+    /// # Errors
+    /// When the caller may not, or it is not attached any more.
+    pub fn refresh_size(&self) -> Result<Self> {
+        let what = || format!("cannot let {} see the new size of its file", self.path.display());
+        let node = privileged(node::open(self.number, OpenOptions::new().read(true).write(true)).context(what))?;
+        privileged(abi::set_capacity(&node).context(what))?;
+        Self::with_number(self.number).ok_or_else(|| not_attached(self.number))
+    }
+
+    /// Whether it is still attached to the same file.
+    fn is_still_there(&self) -> bool {
+        Self::with_number(self.number).is_some_and(|now| now.file == self.file)
+    }
 }
 
 /// All attached loop devices, by number.
 #[must_use]
 pub fn list() -> Vec<LoopDevice> {
-    let mut numbers: Vec<u32> = sysfs::block_names().iter().filter_map(|name| number_in(name)).collect();
+    let mut numbers: Vec<u32> = sysfs::block_names().filter_map(|name| number_in(&name)).collect();
     numbers.sort_unstable();
     // One that goes away meanwhile is not attached.
     numbers.into_iter().filter_map(LoopDevice::with_number).collect()
@@ -96,6 +132,45 @@ pub fn users_of(file: &File) -> Result<Vec<LoopDevice>> {
     let metadata = file.metadata().context(|| "cannot look at a file to find its loop devices")?;
     let id = FileId::of(&metadata);
     Ok(list().into_iter().filter(|device| device.is_on(id)).collect())
+}
+
+/// The loop devices that `name` means: a device (`/dev/loop3`, `loop3`), a name it was given (`nvme1n1`, `/dev/nvme1n1`), or
+/// a file that devices are attached to. A bare word is a device if there is one of that name; write `./nvme1n1` for a file.
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound) when nothing is attached there, or there is no such thing.
+pub fn find(name: &Path) -> Result<Vec<LoopDevice>> {
+    let in_dev = Path::new("/dev").join(name);
+    let is_bare = name.components().count() == 1 && !name.as_os_str().as_encoded_bytes().contains(&b'/');
+    let path = if is_bare && fs::symlink_metadata(&in_dev).is_ok() { &in_dev } else { name };
+    let metadata = fs::metadata(path).context(|| format!("cannot find {}", path.display()))?;
+    let id = FileId::of(&metadata);
+    let FileId::BlockDevice { number } = id else {
+        let devices: Vec<LoopDevice> = list().into_iter().filter(|device| device.is_on(id)).collect();
+        if devices.is_empty() {
+            return Err(Error::new(ErrorKind::NotFound, format!("no loop device is attached to {}", path.display())));
+        }
+        return Ok(devices);
+    };
+    let Some(number) = BlockDir::of_number(number).and_then(|device| number_in(device.name().to_str()?)) else {
+        return Err(Error::invalid(format!("{} is not a loop device", path.display())));
+    };
+    Ok(vec![LoopDevice::with_number(number).ok_or_else(|| not_attached(number))?])
+}
+
+fn not_attached(number: u32) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{} is not attached", node::path(number).display()))
+}
+
+/// Adds to an error of missing permission what to do about it.
+fn privileged<T>(outcome: Result<T>) -> Result<T> {
+    outcome.map_err(|error| match error.kind() {
+        ErrorKind::Permission if geteuid().is_root() => error.with_hint(
+            "this root may not: it lacks CAP_SYS_ADMIN, or its container was given no loop devices; run it on the host",
+        ),
+        ErrorKind::Permission => error.with_hint(sudo_line()),
+        _ => error,
+    })
 }
 
 /// The N of loopN.

@@ -4,6 +4,7 @@
 
 mod generate;
 mod progress;
+mod table;
 
 use std::error::Error as _;
 use std::io::{self, IsTerminal, Write};
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 
 pub use generate::{Generated, generate};
 pub use progress::{Progress, ProgressBar, Silent};
+pub use table::table;
 
 /// Prints to standard error what failed, why, and what to do next.
 pub fn report_error(program: &str, error: &Error) {
@@ -96,8 +98,51 @@ pub fn path_as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, 
     serializer.collect_str(&path.display())
 }
 
+/// The command line of this process as root: what to type after an error of missing permission.
+#[must_use]
+pub fn sudo_line() -> String {
+    let mut arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let typed = arguments.next().unwrap_or_default();
+    // sudo has a PATH of its own.
+    let program = if typed.contains('/') { None } else { std::env::current_exe().ok() };
+    let program = program.map_or(typed, |path| path.to_string_lossy().into_owned());
+    let words: Vec<String> = std::iter::once(program).chain(arguments).map(|word| shell_word(&word)).collect();
+    format!("sudo {}", words.join(" "))
+}
+
+/// `word` as a shell reads it back.
+#[must_use]
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 /// Whether standard error is a terminal, where a bar may move.
 #[must_use]
 pub fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_words_back() {
+        for word in ["", "a", "it's", "a b", "$HOME", "*", "-x=1,2:/a.b+c@d%", "~", "'", "\n", "é"] {
+            let line = format!("printf %s {}", shell_word(word));
+            let out = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            assert_eq!(String::from_utf8(out.stdout).unwrap(), word, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_sudo_line_is_this_command() {
+        let line = sudo_line();
+        assert!(line.starts_with("sudo /"), "{line}");
+    }
 }

@@ -1,6 +1,9 @@
 //! `vdisk`: makes, verifies, grows and attaches the image of a shared disk.
 
+mod attach;
 mod completions;
+mod detach;
+mod list;
 
 use std::process::ExitCode;
 
@@ -25,7 +28,10 @@ struct Cli {
 // One module per command: its arguments, and `run`.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Attach(attach::Args),
     Completions(completions::Args),
+    Detach(detach::Args),
+    List(list::Args),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +40,9 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
+        Command::Attach(args) => attach::run(args, cli.output),
         Command::Completions(args) => completions::run(args),
+        Command::Detach(args) => detach::run(args, cli.output),
+        Command::List(args) => list::run(args, cli.output),
     }
 }

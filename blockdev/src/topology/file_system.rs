@@ -1,0 +1,62 @@
+//! The file system that a file is on.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::statx::statx;
+use crate::error::{Context, Result};
+use crate::file_id::FileId;
+use crate::mounts;
+use crate::ui::path_as_text;
+
+/// A mounted file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileSystem {
+    /// Its kind as mount(8) calls it, such as `ext4`, `tmpfs` or `fuse.sshfs`.
+    pub name: String,
+    /// Where it is mounted.
+    #[serde(serialize_with = "path_as_text")]
+    pub mount_point: PathBuf,
+    /// What is mounted: a device, or whatever the file system calls it.
+    #[serde(serialize_with = "path_as_text")]
+    pub source: PathBuf,
+    /// Whether `source` is a block device.
+    pub on_block_device: bool,
+}
+
+/// The file system that `file` is on, or nothing where its mount is not visible here.
+///
+/// # Errors
+/// When the file cannot be looked at.
+pub fn file_system(file: &File) -> Result<Option<FileSystem>> {
+    let what = || "cannot find the file system of a file";
+    let status = statx(file, libc::STATX_MNT_ID).context(what)?;
+    let device = file.metadata().context(what)?.dev();
+    // Linux before 5.8 tells no mount. The device number serves then, but btrfs has another one for files than for mounts.
+    let told = (status.stx_mask & libc::STATX_MNT_ID != 0).then_some(status.stx_mnt_id);
+    let mount = mounts::seen_by(Path::new("/proc/self"))
+        .into_iter()
+        .find(|mount| told.map_or(mount.device == device, |id| mount.id == id));
+    Ok(mount.map(|mount| FileSystem {
+        name: mount.file_system,
+        mount_point: mount.point,
+        on_block_device: fs::metadata(&mount.source)
+            .is_ok_and(|metadata| matches!(FileId::of(&metadata), FileId::BlockDevice { .. })),
+        source: mount.source,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_is_proc() {
+        let found = file_system(&File::open("/proc/self/status").unwrap()).unwrap().unwrap();
+        assert_eq!((&*found.name, &*found.mount_point), ("proc", Path::new("/proc")));
+        assert!(!found.on_block_device);
+    }
+}
