@@ -9,6 +9,7 @@
 
 mod closed;
 mod cpu;
+pub mod fio;
 mod offsets;
 mod open;
 mod queue;
