@@ -2,5 +2,6 @@
 //!
 //! Every experiment ends in one [`report::Run`]: what was measured, on what, how, and what was found.
 
+pub mod disk;
 pub mod load;
 pub mod report;

@@ -1,0 +1,3 @@
+//! Measuring one disk: what it can do, and whether it keeps what it acknowledged.
+
+pub mod verify;
