@@ -60,7 +60,7 @@ impl fmt::Display for Choice {
     }
 }
 
-/// Queue and buffers of an [`Engine`].
+/// Queue and buffers of an [`Engine`](super::Engine).
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Most operations in flight at once, 1 to [`QUEUE_DEPTH_MAX`].
@@ -233,7 +233,7 @@ pub struct Completion {
     pub result: Result<()>,
 }
 
-/// Which backend an [`Engine`] ended up with.
+/// Which backend an [`Engine`](super::Engine) ended up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
