@@ -97,6 +97,18 @@ fn fdatasyncs_are_counted_apart() {
 }
 
 #[test]
+fn when_every_block_was_touched_it_is_over() {
+    let disk = Disk::new();
+    for pattern in Pattern::ALL {
+        let work =
+            Work { once: true, jobs: 2, runtime: Duration::from_secs(3600), warmup: Duration::ZERO, ..work(pattern) };
+        let measured = disk.run(Choice::Auto, &work);
+        assert_eq!(measured.ios(), SIZE / 8192, "{pattern}");
+        assert!(!measured.interrupted && measured.window < Duration::from_secs(3600));
+    }
+}
+
+#[test]
 fn one_engine_that_does_not_open_ends_all_jobs() {
     let disk = Disk::new();
     let work = Work { jobs: 4, ..work(Pattern::Read) };

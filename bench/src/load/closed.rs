@@ -15,7 +15,8 @@ struct Flight {
     started: u64,
 }
 
-/// Keeps [`Work::depth`] operations in flight until the recorder's window is over or `stop` is set. Returns when that was.
+/// Keeps [`Work::depth`] operations in flight until the recorder's window is over, `stop` is set or there are no more
+/// operations. Returns when that was.
 ///
 /// One look at the clock per batch of completions serves as their end and as the start of their successors, which are
 /// handed to the kernel right after it.
@@ -30,7 +31,10 @@ pub(super) fn run(
     let mut done = Vec::with_capacity(work.depth as usize);
     let mut unsynced = 0;
     let started = queue.now();
-    for tag in 0..work.depth {
+    let mut in_flight = 0;
+    while in_flight < work.depth && ops.has_next() {
+        let tag = in_flight;
+        in_flight += 1;
         let (kind, offset) = ops.next();
         queue.submit(tag, kind, offset)?;
         flights.push(Flight { kind, started });
@@ -51,11 +55,17 @@ pub(super) fn run(
             let (kind, offset) = if work.fdatasync > 0 && unsynced >= work.fdatasync {
                 unsynced = 0;
                 (Kind::Sync, 0)
-            } else {
+            } else if ops.has_next() {
                 ops.next()
+            } else {
+                in_flight -= 1;
+                continue;
             };
             queue.submit(tag, kind, offset)?;
             *flight = Flight { kind, started: now };
+        }
+        if in_flight == 0 {
+            break now;
         }
     };
     for completion in done {
@@ -117,6 +127,25 @@ mod tests {
             .map(|at| at.1)
             .sum();
         assert!((166..=167).contains(&syncs), "{syncs}");
+    }
+
+    #[test]
+    fn it_is_over_when_every_block_was_touched() {
+        for (depth, over) in [(1, ms(256)), (16, ms(16)), (1000, ms(1))] {
+            let mut disk = Simulated::new(|now, _| now + ms(1));
+            let mut recorder = Recorder::new(Window { start: 0, ..WINDOW }, false);
+            let work = Work { once: true, ..work(Pattern::RandWrite, depth) };
+            let ended = run(&mut disk, &work, Ops::new(&work, 0), &mut recorder, &Cancel::new()).unwrap();
+            assert_eq!(ended, Ended { at: over, waiting: 0 });
+            assert_eq!(disk.seen.len(), 256);
+            let counted: u64 = recorder
+                .finish(ended.at)
+                .iter()
+                .flat_map(|sample| &sample.service[Kind::Write as usize])
+                .map(|at| at.1)
+                .sum();
+            assert_eq!(counted, 256);
+        }
     }
 
     #[test]

@@ -91,6 +91,9 @@ fn arguments(work: &Work, path: &Path, direct: bool) -> Result<Vec<String>> {
         return Err(Error::invalid("fio cannot measure response times from the intended start of an operation")
             .with_hint("leave --rate or --against away"));
     }
+    if work.once {
+        return Err(Error::invalid("the load that touches every block once is not one that fio is asked for"));
+    }
     let name =
         path.to_str().ok_or_else(|| Error::invalid(format!("{} is no name for fio's options", path.display())))?;
     let region = work.region;
@@ -267,10 +270,12 @@ mod tests {
     }
 
     #[test]
-    fn an_open_loop_is_beyond_it() {
+    fn an_open_loop_is_beyond_it_and_touching_once_is_not_translated() {
         let error = arguments(&Work { rate: Some(100.0), ..work() }, Path::new("/x"), true).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(error.hint(), Some("leave --rate or --against away"));
+        let error = arguments(&Work { once: true, ..work() }, Path::new("/x"), true).unwrap_err();
+        assert!(error.to_string().contains("touches every block once"), "{error}");
     }
 
     #[test]

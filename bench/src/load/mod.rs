@@ -123,7 +123,8 @@ pub struct Work {
     pub read_percent: u8,
     /// Bytes in each operation.
     pub block: ByteSize,
-    /// Where: its start and length are multiples of the block. Random jobs share it, sequential jobs split it.
+    /// Where: its start and length are multiples of the block. Random jobs share it, sequential jobs split it, and so do
+    /// jobs that touch every block [once](Self::once).
     pub region: ByteRange,
     /// Operations that each job keeps in flight, or has in flight at most in an open loop.
     pub depth: u32,
@@ -133,6 +134,9 @@ pub struct Work {
     pub fdatasync: u32,
     /// An open loop: so many operations a second start, over all jobs, as a Poisson process.
     pub rate: Option<f64>,
+    /// Whether no block is touched twice: the jobs share the region out between them, and the run is over when all of it
+    /// was touched, if not sooner. Random order then takes 8 bytes of memory per block.
+    pub once: bool,
     /// Of all that is random.
     pub seed: u64,
     /// How long it runs before anything is measured.
@@ -154,10 +158,16 @@ impl Work {
             jobs: 1,
             fdatasync: 0,
             rate: None,
+            once: false,
             seed: 1,
             warmup: Duration::from_secs(1),
             runtime: Duration::from_secs(10),
         }
+    }
+
+    /// Whether every job works on the whole region, rather than on a part of its own.
+    fn shares_region(&self) -> bool {
+        self.pattern.is_random() && !self.once
     }
 
     /// The block as the engine counts it.
@@ -193,7 +203,7 @@ impl Work {
                 "the region of {len} from {start} is not made of whole blocks of {block}"
             )));
         }
-        let blocks_wanted = if self.pattern.is_random() { 1 } else { u64::from(self.jobs) };
+        let blocks_wanted = if self.shares_region() { 1 } else { u64::from(self.jobs) };
         if len.bytes() / block.bytes() < blocks_wanted {
             return Err(Error::invalid(format!("a region of {len} has no room for {blocks_wanted} blocks of {block}")));
         }
@@ -209,6 +219,11 @@ impl Work {
             return Err(Error::invalid(format!(
                 "a rate of {rate} I/O per second is not above 0 and at most {RATE_MAX}"
             )));
+        }
+        if self.once && self.rate.is_some() {
+            return Err(Error::invalid(
+                "an open loop goes on until its time is up: it cannot touch every block once only",
+            ));
         }
         if self.runtime < RUNTIME_MIN {
             return Err(Error::invalid(format!("a runtime of {:?} is below {RUNTIME_MIN:?}", self.runtime)));
@@ -265,7 +280,7 @@ impl Interval {
 /// What a run of a [`Work`] measured.
 #[derive(Debug, Clone)]
 pub struct Measured {
-    /// How long was measured: the work's runtime, or less when it was interrupted.
+    /// How long was measured: the work's runtime, or less when it was interrupted or every block was touched.
     pub window: Duration,
     /// Whether it was stopped before its time.
     pub interrupted: bool,
@@ -378,6 +393,14 @@ mod tests {
             (
                 Work { rate: Some(f64::NAN), ..work() },
                 "a rate of NaN I/O per second is not above 0 and at most 100000000",
+            ),
+            (
+                Work { once: true, rate: Some(1.0), ..work() },
+                "an open loop goes on until its time is up: it cannot touch every block once only",
+            ),
+            (
+                Work { once: true, jobs: 3, region: region(0, 16384), ..work() },
+                "a region of 16 KiB has no room for 3 blocks of 8 KiB",
             ),
             (Work { runtime: Duration::ZERO, ..work() }, "a runtime of 0ns is below 10ms"),
         ] {

@@ -1,4 +1,4 @@
-//! What a job does next, and where: an endless stream of operations that costs a few nanoseconds each.
+//! What a job does next, and where: a stream of operations that costs a few nanoseconds each.
 
 use blockdev::{ByteRange, ByteSize};
 use fastrand::Rng;
@@ -23,26 +23,45 @@ pub(super) struct Ops {
     blocks: u64,
     next: u64,
     rng: Rng,
+    /// How many operations there are still to come; as good as endless unless each block is touched once.
+    left: u64,
+    /// The order of the blocks where it is random and each is touched once.
+    order: Vec<u64>,
 }
 
 impl Ops {
     /// The stream of job `index`. Random jobs share the whole region; a sequential one has its own part of it, which it
-    /// walks again and again.
+    /// walks again and again, unless it is to touch each block once.
     pub(super) fn new(work: &Work, index: u32) -> Self {
-        let part = if work.pattern.is_random() { work.region } else { part_of(work, index) };
+        let part = if work.shares_region() { work.region } else { part_of(work, index) };
         let block = work.block.bytes();
+        let blocks = part.len.bytes() / block;
+        let mut rng = Rng::with_seed(seed_of(work.seed, index));
+        let mut order = Vec::new();
+        if work.once && work.pattern.is_random() {
+            order.extend(0..blocks);
+            rng.shuffle(&mut order);
+        }
         Self {
             pattern: work.pattern,
             read_percent: work.read_percent,
             block,
             start: part.start.bytes(),
-            blocks: part.len.bytes() / block,
+            blocks,
             next: 0,
-            rng: Rng::with_seed(seed_of(work.seed, index)),
+            rng,
+            left: if work.once { blocks } else { u64::MAX },
+            order,
         }
     }
 
-    /// The next operation and its offset.
+    /// Whether there is a next operation.
+    #[inline]
+    pub(super) fn has_next(&self) -> bool {
+        self.left > 0
+    }
+
+    /// The next operation, which there must be, and its offset.
     #[inline]
     pub(super) fn next(&mut self) -> (Kind, u64) {
         let kind = match self.pattern {
@@ -51,7 +70,10 @@ impl Ops {
             Pattern::RandRw if self.rng.u8(0..100) < self.read_percent => Kind::Read,
             Pattern::RandRw => Kind::Write,
         };
-        let block = if self.pattern.is_random() {
+        self.left -= 1;
+        let block = if let Some(block) = self.order.pop() {
+            block
+        } else if self.pattern.is_random() {
             self.rng.u64(0..self.blocks)
         } else {
             let block = self.next;
@@ -104,6 +126,23 @@ mod tests {
         };
         assert_eq!(run(0), run(0));
         assert_ne!(run(0), run(1));
+    }
+
+    #[test]
+    fn each_block_is_touched_once_and_then_it_is_over() {
+        for pattern in Pattern::ALL {
+            let work = Work { once: true, ..work(pattern, 8192, 20, 2) };
+            let mut touched = Vec::new();
+            for index in 0..2 {
+                let mut ops = Ops::new(&work, index);
+                while ops.has_next() {
+                    touched.push(ops.next().1);
+                }
+            }
+            assert_eq!(touched.is_sorted(), !pattern.is_random(), "{pattern}");
+            touched.sort_unstable();
+            assert!(touched.into_iter().eq((0..20).map(|block| 8192 + block * 4096)), "{pattern}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A run: its jobs, each a thread with its own engine, started together and stopped together.
 
+use std::convert::Infallible;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{PoisonError, RwLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +29,8 @@ struct Returned {
     notices: Vec<String>,
 }
 
-/// Runs `work` until its time is up or `cancel` is set, which is no error: what was measured by then is returned.
+/// Runs `work` until its time is up, every block was touched that is to be [touched once](Work::once), or `cancel` is set,
+/// which is no error: what was measured by then is returned.
 ///
 /// `open` makes the engine of a job, on that job's thread: with [`Work::depth`] as its queue depth and as many buffers of
 /// a block each, over one target. `elapsed` is told now and then how long it has been running, warm-up included.
@@ -46,12 +49,15 @@ pub fn run(
     // Held until every job has its engine; it then says when the run began, or that it never will.
     let start: RwLock<Option<Instant>> = RwLock::new(None);
     let (ready, readiness) = mpsc::channel();
+    // Each job holds an end of this until it is over.
+    let (running, over) = mpsc::channel::<Infallible>();
     thread::scope(|scope| {
         let mut epoch = start.write().unwrap_or_else(PoisonError::into_inner);
         let mut jobs = Vec::new();
         for index in 0..work.jobs {
-            let (ready, start, open, stop) = (ready.clone(), &start, &open, &stop);
+            let (ready, running, start, open, stop) = (ready.clone(), running.clone(), &start, &open, &stop);
             let body = move || {
+                let _running = running;
                 let outcome = job(work, index, window, open, ready, start, stop);
                 if outcome.is_err() {
                     stop.cancel();
@@ -61,17 +67,17 @@ pub fn run(
             let job = thread::Builder::new().name(format!("job-{index}")).spawn_scoped(scope, body);
             jobs.push(job.map_err(|source| Error::io(format!("cannot start the thread of job {index}"), source))?);
         }
-        drop(ready);
+        drop((ready, running));
         let all_ready = readiness.iter().count() == jobs.len();
         *epoch = all_ready.then(Instant::now);
         let began = *epoch;
         drop(epoch);
-        let cpu = began.map_or(Ok(Cpu::default()), |began| watch(began, window, &stop, cancel, &mut elapsed))?;
+        let cpu = began.map_or(Ok(Cpu::default()), |began| watch(began, window, &over, &stop, cancel, &mut elapsed))?;
         let returned = jobs
             .into_iter()
             .map(|job| job.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect::<Result<Vec<_>>>()?;
-        Ok(measured(window, returned, cpu))
+        Ok(measured(window, returned, cpu, cancel.is_cancelled()))
     })
 }
 
@@ -97,16 +103,16 @@ fn job(
         nix::sys::prctl::set_timerslack(1).context(|| "cannot ask for precise timers")?;
     }
     let (kind, notices) = (engine.kind(), engine.notices().to_vec());
+    let ops = Ops::new(work, index);
+    let mut recorder = Recorder::new(window, work.rate.is_some());
     // Nobody listens any more when another job could not be started.
     let _ = ready.send(());
     drop(ready);
     let epoch = *start.read().unwrap_or_else(PoisonError::into_inner);
-    let mut recorder = Recorder::new(window, work.rate.is_some());
     let ended = match epoch {
         None => Ended { at: 0, waiting: 0 },
         Some(epoch) => {
             let mut queue = EngineQueue::new(engine, epoch, work.block_len());
-            let ops = Ops::new(work, index);
             match work.rate {
                 None => closed::run(&mut queue, work, ops, &mut recorder, stop)?,
                 Some(rate) => {
@@ -119,15 +125,17 @@ fn job(
     Ok(Returned { samples: recorder.finish(ended.at), ended, engine: kind, notices })
 }
 
-/// Watches the jobs until the window is over or somebody asks to stop; returns the CPU time spent in the window.
+/// Watches the jobs until they or the window are over, or somebody asks to stop; returns the CPU time spent in the window.
 fn watch(
     began: Instant,
     window: Window,
+    over: &mpsc::Receiver<Infallible>,
     stop: &Cancel,
     cancel: &Cancel,
     elapsed: &mut impl FnMut(Duration),
 ) -> Result<Cpu> {
     let mut at_start = None;
+    let mut jobs_run = true;
     loop {
         let now = nanos(began.elapsed());
         if at_start.is_none() && now >= window.start {
@@ -136,7 +144,7 @@ fn watch(
         if cancel.is_cancelled() {
             stop.cancel();
         }
-        if now >= window.end || stop.is_cancelled() {
+        if now >= window.end || stop.is_cancelled() || !jobs_run {
             return Ok(match at_start {
                 Some(at_start) => Cpu::now()?.since(at_start),
                 None => Cpu::default(),
@@ -144,12 +152,13 @@ fn watch(
         }
         elapsed(Duration::from_nanos(now));
         let next = if at_start.is_none() { window.start } else { window.end };
-        thread::sleep(WATCH.min(Duration::from_nanos(next - now)));
+        let look = over.recv_timeout(WATCH.min(Duration::from_nanos(next - now)));
+        jobs_run = look == Err(RecvTimeoutError::Timeout);
     }
 }
 
 /// Puts together what the jobs brought home.
-fn measured(window: Window, returned: Vec<Returned>, cpu: Cpu) -> Measured {
+fn measured(window: Window, returned: Vec<Returned>, cpu: Cpu, cancelled: bool) -> Measured {
     let ended = returned.iter().map(|job| job.ended.at).max().unwrap_or(0);
     let length = ended.min(window.end).saturating_sub(window.start);
     let waiting = returned.iter().map(|job| job.ended.waiting).sum();
@@ -185,7 +194,7 @@ fn measured(window: Window, returned: Vec<Returned>, cpu: Cpu) -> Measured {
         .expect("Work::check refuses a work without jobs");
     Measured {
         window: Duration::from_nanos(length),
-        interrupted: ended < window.end,
+        interrupted: cancelled && ended < window.end,
         reads,
         writes,
         syncs,
