@@ -26,15 +26,14 @@ impl Environment {
         let field = |name: &str| field(&cpuinfo, ':', name);
         // ARM processors do not name themselves.
         let model = field("model name").unwrap_or(std::env::consts::ARCH).to_owned();
-        let kilobytes =
-            read("proc/meminfo").and_then(|text| field_number(&text, "MemTotal")).map_or(ByteSize::ZERO, ByteSize::kib);
+        let memory_kib = read("proc/meminfo").and_then(|text| field_number(&text, "MemTotal")).unwrap_or(0);
         Self {
             kernel: line("proc/sys/kernel/osrelease").unwrap_or_else(|| UNKNOWN.to_owned()),
             os: read("etc/os-release")
                 .and_then(|text| self::field(&text, '=', "PRETTY_NAME").map(|name| name.trim_matches('"').to_owned()))
                 .unwrap_or_else(|| UNKNOWN.to_owned()),
             cpu: Cpu { model, count: cpus },
-            memory: kilobytes,
+            memory: ByteSize::kib(memory_kib),
             clocksource: line("sys/devices/system/clocksource/clocksource0/current_clocksource")
                 .unwrap_or_else(|| UNKNOWN.to_owned()),
             virtualisation: hypervisor(
@@ -50,6 +49,22 @@ impl Environment {
             hostname: None,
             targets,
         }
+    }
+}
+
+impl Environment {
+    /// What it is, line by line, for people; the facts of targets are left out.
+    pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
+        let mut lines = vec![
+            ("kernel", self.kernel.clone()),
+            ("system", self.os.clone()),
+            ("processor", format!("{} × {}", self.cpu.count, self.cpu.model)),
+            ("memory", self.memory.to_string()),
+            ("clock", self.clocksource.clone()),
+        ];
+        let optional = [("hypervisor", &self.virtualisation), ("container", &self.container), ("host", &self.hostname)];
+        lines.extend(optional.into_iter().filter_map(|(what, value)| Some((what, value.clone()?))));
+        lines
     }
 }
 

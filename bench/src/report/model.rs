@@ -36,6 +36,9 @@ pub struct Run {
     pub completed: bool,
     /// On what it ran.
     pub environment: Environment,
+    /// The few figures that say most, for the top of the page.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub highlights: Vec<Highlight>,
     /// What the run has to say, the most important first.
     pub findings: Vec<Finding>,
     /// The parameters that cells have, in the order in which they are shown.
@@ -62,6 +65,7 @@ impl Run {
             elapsed_s: 0.0,
             completed: false,
             environment,
+            highlights: Vec::new(),
             findings: Vec::new(),
             parameters: Vec::new(),
             measures: Vec::new(),
@@ -160,6 +164,17 @@ pub struct Target {
     pub name: String,
     /// Sizes, file system, device, scheduler, extents: whatever whoever probed it found worth telling.
     pub facts: serde_json::Value,
+}
+
+/// A figure that stands for the whole run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Highlight {
+    /// What it is, in a few words: `random 8 KiB reads`.
+    pub label: String,
+    /// The name of the [`Cell`] it is from.
+    pub cell: String,
+    /// The name of its [`Measure`].
+    pub measure: String,
 }
 
 /// Something a reader of the report should know.

@@ -1,6 +1,8 @@
 //! `bench`: measures a shared disk, and what stands on it.
 
+mod compare;
 mod completions;
+mod report;
 
 use std::process::ExitCode;
 
@@ -25,7 +27,9 @@ struct Cli {
 // One module per command: its arguments, and `run`.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Compare(compare::Args),
     Completions(completions::Args),
+    Report(report::Args),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +38,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
+        Command::Compare(args) => compare::run(args, cli.output),
         Command::Completions(args) => completions::run(args),
+        Command::Report(args) => report::run(args, cli.output),
     }
 }

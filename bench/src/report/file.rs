@@ -1,0 +1,207 @@
+//! Runs and reports as files: what is read is checked, what is written replaces only its own kind.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use blockdev::{ByteSize, Context, Error, ErrorKind, Result};
+use serde::Deserialize;
+
+use super::model::{PlotKind, Run, SCHEMA_VERSION, Schema, Tool};
+
+/// Longer files are no runs: one of an hour with every sweep there is comes to a hundredth of this.
+const FILE_MAX: ByteSize = ByteSize::mib(256);
+
+/// Enough of a file's beginning to tell what it is.
+const BEGINNING_BYTES: u64 = 256;
+
+impl Run {
+    /// Reads a run that [`save`](Self::save) or `bench disk --output json` wrote.
+    ///
+    /// # Errors
+    /// When it cannot be read, or as [`parse`](Self::parse).
+    pub fn load(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        let mut text = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(FILE_MAX.bytes() + 1).read_to_end(&mut text))
+            .context(|| format!("cannot read {name}"))?;
+        if text.len() as u64 > FILE_MAX.bytes() {
+            return Err(no_run(&name, &format!("it is longer than {FILE_MAX}")));
+        }
+        Self::parse(&text, &name)
+    }
+
+    /// Reads a run from its JSON; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// Of kind `InvalidInput` when it is something else, `VerifyFailed` when it is a damaged run, `Unsupported` when a
+    /// newer program wrote it.
+    pub fn parse(text: &[u8], name: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Header {
+            schema: Option<String>,
+            tool: Option<Tool>,
+        }
+        let header: Header = serde_json::from_slice(text).map_err(|source| {
+            if source.is_eof() && !text.is_empty() {
+                damaged(name, "it is cut short").with_source(source)
+            } else {
+                no_run(name, "it is not JSON, or not an object").with_source(source)
+            }
+        })?;
+        let Some(schema) = header.schema else {
+            return Err(no_run(name, "it names no schema"));
+        };
+        let version = schema.split_once('/').filter(|(kind, _)| *kind == Schema::NAME);
+        let Some(version) = version.and_then(|(_, version)| version.parse::<u32>().ok()) else {
+            return Err(no_run(name, &format!("its schema is {schema:?}")));
+        };
+        if version > SCHEMA_VERSION {
+            let writer = header.tool.map_or_else(|| "wrote it".to_owned(), |t| format!("wrote it ({})", t.version));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{name} follows {schema}, this program reads up to {Schema}"),
+            )
+            .with_hint(format!("read it with the version of bench that {writer}, or a newer one")));
+        }
+        let run: Self = serde_json::from_slice(text)
+            .map_err(|source| damaged(name, "it is not what its schema says").with_source(source))?;
+        run.check().map_err(|why| damaged(name, &why))?;
+        Ok(run)
+    }
+
+    /// Its JSON, with a newline at the end.
+    ///
+    /// # Errors
+    /// When it contradicts itself: a cell has a parameter that the run does not declare, for instance.
+    pub fn to_json(&self) -> Result<String> {
+        let bad = |why: String| Error::new(ErrorKind::VerifyFailed, format!("cannot write the run: {why}"));
+        self.check().map_err(bad)?;
+        let json =
+            serde_json::to_string_pretty(self).map_err(|source| bad("it is no JSON".into()).with_source(source))?;
+        Ok(json + "\n")
+    }
+
+    /// Writes it to `path`, whole or not at all. Another run there is replaced, anything else only with `force`.
+    ///
+    /// # Errors
+    /// As [`to_json`](Self::to_json), and when something else is there, or it cannot be written.
+    pub fn save(&self, path: &Path, force: bool) -> Result<()> {
+        let json = self.to_json()?;
+        // `schema` is the first field of every run, and written first.
+        let is_run = |beginning: &[u8]| String::from_utf8_lossy(beginning).contains(&format!("\"{}/", Schema::NAME));
+        replace(path, json.as_bytes(), "a run", is_run, force)
+    }
+
+    /// Whether all that its parts name exists. Readers rely on it.
+    fn check(&self) -> std::result::Result<(), String> {
+        let parameters: BTreeSet<&str> = self.parameters.iter().map(|parameter| &*parameter.name).collect();
+        let measures: BTreeSet<&str> = self.measures.iter().map(|measure| &*measure.name).collect();
+        let known = |set: &BTreeSet<&str>, kind: &str, name: &str, by: &str| {
+            if set.contains(name) { Ok(()) } else { Err(format!("{by} names the undeclared {kind} {name:?}")) }
+        };
+        if parameters.len() < self.parameters.len() || measures.len() < self.measures.len() {
+            return Err("a parameter or a measure is declared twice".to_owned());
+        }
+        let mut cells = BTreeSet::new();
+        for cell in &self.cells {
+            let by = format!("cell {:?}", cell.name);
+            if !cells.insert(cell.name.as_str()) {
+                return Err(format!("{by} occurs twice"));
+            }
+            for name in cell.params.keys() {
+                known(&parameters, "parameter", name, &by)?;
+            }
+            for (name, figure) in &cell.figures {
+                known(&measures, "measure", name, &by)?;
+                if figure.samples.is_empty() {
+                    return Err(format!("{by} has no samples of {name:?}"));
+                }
+            }
+            for series in &cell.series {
+                known(&measures, "measure", &series.measure, &by)?;
+                if series.step_s <= 0.0 {
+                    return Err(format!("{by} has a series whose step is {} s", series.step_s));
+                }
+            }
+        }
+        for plot in &self.plots {
+            let by = format!("plot {:?}", plot.title);
+            for name in plot.panels.iter().chain(&plot.lines) {
+                known(&parameters, "parameter", name, &by)?;
+            }
+            match &plot.kind {
+                PlotKind::Figure { measure, x } => {
+                    known(&measures, "measure", measure, &by)?;
+                    known(&parameters, "parameter", x, &by)?;
+                }
+                PlotKind::Course { measure } => known(&measures, "measure", measure, &by)?,
+                PlotKind::Percentiles { .. } => {}
+            }
+        }
+        for highlight in &self.highlights {
+            let by = format!("highlight {:?}", highlight.label);
+            known(&cells, "cell", &highlight.cell, &by)?;
+            known(&measures, "measure", &highlight.measure, &by)?;
+        }
+        Ok(())
+    }
+}
+
+/// Something that was never a run.
+fn no_run(name: &str, why: &str) -> Error {
+    Error::invalid(format!("{name} is no run of bench: {why}"))
+        .with_hint("give a file that bench wrote with --save, or with --output json")
+}
+
+/// Something that was a run once.
+fn damaged(name: &str, why: &str) -> Error {
+    Error::new(ErrorKind::VerifyFailed, format!("{name} is damaged: {why}"))
+}
+
+/// Makes `bytes` the content of the file `path`, whole or not at all. A file that is already there is replaced when its
+/// beginning is that of `kind`, or with `force`; anything but a regular file never is.
+///
+/// # Errors
+/// When something else is there, or it cannot be written.
+pub(super) fn replace(
+    path: &Path,
+    bytes: &[u8],
+    kind: &str,
+    is_kind: impl FnOnce(&[u8]) -> bool,
+    force: bool,
+) -> Result<()> {
+    let name = path.display();
+    match fs::metadata(path) {
+        Ok(there) if !there.is_file() => {
+            return Err(Error::refused(format!("cannot write {kind} to {name}: it is not a regular file")));
+        }
+        Ok(_) if !force => {
+            let mut beginning = Vec::new();
+            File::open(path)
+                .and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning))
+                .context(|| format!("cannot see what {name} is before replacing it"))?;
+            if !beginning.is_empty() && !is_kind(&beginning) {
+                return Err(Error::refused(format!("{name} exists and is not {kind}"))
+                    .with_hint("choose another name, or replace it with --force"));
+            }
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(format!("cannot write {name}"), error)),
+    }
+    // Where `path` is a link, it is the file behind it that is replaced.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::Builder::new()
+        .prefix(".onedisk-")
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(directory)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map(|()| file))
+        .and_then(|file| file.persist(&target).map_err(|error| error.error))
+        .context(|| format!("cannot write {name}"))?;
+    Ok(())
+}

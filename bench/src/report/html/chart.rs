@@ -1,0 +1,332 @@
+//! What a plot shows: which cells make which line of which panel.
+
+use std::collections::BTreeSet;
+
+use super::super::format;
+use super::super::histogram::{Histogram, PERCENTILES};
+use super::super::model::{Cell, Figure, Measure, Parameter, Plot, PlotKind, Run, Series, Unit, Value};
+use super::super::stats;
+use super::axis::{Axis, nines};
+
+/// A line needs no more points than a panel has pixels.
+const POINTS_MAX: usize = 240;
+
+/// A plot ready to be drawn.
+#[derive(Debug)]
+pub(super) struct Chart {
+    pub(super) title: String,
+    /// What tells its lines apart: `queue depth`.
+    pub(super) legend: String,
+    pub(super) kind: Kind,
+    pub(super) panels: Vec<Panel>,
+    /// How many panels stand side by side.
+    pub(super) columns: usize,
+    /// Values to hold the lines against.
+    pub(super) references: Vec<(f64, String)>,
+    /// The unit of what is drawn.
+    pub(super) unit: Unit,
+}
+
+/// How the points of a chart are drawn.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Against two axes that all panels share.
+    Lines { x: Axis, y: Axis, markers: bool },
+    /// One row for each point's label, along one axis.
+    Rows { along: Axis },
+}
+
+/// One small chart among its like.
+#[derive(Debug)]
+pub(super) struct Panel {
+    /// What tells it from the others; empty when there are none.
+    pub(super) title: String,
+    pub(super) lines: Vec<Line>,
+}
+
+/// One line of a panel.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) label: String,
+    pub(super) colour: Colour,
+    /// What it comes to, in words.
+    pub(super) summary: String,
+    /// Its stretches: it is not drawn from one to the next.
+    pub(super) stretches: Vec<Vec<Point>>,
+}
+
+/// A point of a line.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Point {
+    pub(super) x: f64,
+    pub(super) y: f64,
+    /// The lowest and highest round, where there are several.
+    pub(super) span: Option<(f64, f64)>,
+    /// Where it is along the x axis, in words; empty where points are too many for it.
+    pub(super) label: String,
+}
+
+/// One of the page's colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Colour {
+    /// Of things that have no order.
+    Kind(usize),
+    /// Of things from least, 0, to most, 7.
+    Level(usize),
+}
+
+/// The number of colours of each sort.
+pub(super) const COLOURS: usize = 8;
+
+impl Chart {
+    /// What `plot` shows of `run`; nothing when no cell has what it wants.
+    pub(super) fn new(run: &Run, plot: &Plot) -> Option<Self> {
+        let cells = run.cells.iter().filter(|cell| cell.group == plot.group && cell.not_disk.is_none());
+        let chart = match &plot.kind {
+            PlotKind::Figure { measure, x } => {
+                let measure = run.measures.iter().find(|known| known.name == *measure)?;
+                let along = run.parameters.iter().find(|known| known.name == *x)?;
+                figures(run, plot, cells, measure, along)
+            }
+            PlotKind::Percentiles { latency } => percentiles(run, plot, cells, latency),
+            PlotKind::Course { measure } => {
+                let measure = run.measures.iter().find(|known| known.name == *measure)?;
+                courses(run, plot, cells, measure)
+            }
+        };
+        (!chart.panels.is_empty()).then_some(chart)
+    }
+
+    fn assemble(run: &Run, plot: &Plot, panels: Vec<Panel>, kind: Kind, unit: Unit) -> Self {
+        let legend: Vec<&str> = declared(run, &plot.lines).map(|parameter| &*parameter.label).collect();
+        Self {
+            title: plot.title.clone(),
+            legend: legend.join(" · "),
+            kind,
+            columns: match panels.len() {
+                1 => 1,
+                2 | 4 => 2,
+                _ => 3,
+            },
+            panels,
+            references: plot.references.iter().map(|r| (r.value, r.label.clone())).collect(),
+            unit,
+        }
+    }
+}
+
+/// A measure against a parameter.
+fn figures<'a>(
+    run: &Run,
+    plot: &Plot,
+    cells: impl Iterator<Item = &'a Cell>,
+    measure: &Measure,
+    along: &Parameter,
+) -> Chart {
+    let cells: Vec<(&Cell, (&Value, &Figure))> = cells
+        .filter_map(|cell| Some((cell, (cell.params.get(&*along.name)?, cell.figures.get(&*measure.name)?))))
+        .collect();
+    let mut values: Vec<&Value> = Vec::new();
+    for (_, (value, _)) in &cells {
+        if !values.contains(value) {
+            values.push(value);
+        }
+    }
+    let numbers: Option<Vec<u64>> = values.iter().map(|value| number(value)).collect();
+    let panels = panels(run, plot, &cells, |figures| {
+        let mut points: Vec<Point> = figures
+            .iter()
+            .map(|(value, figure)| {
+                let row = values.iter().position(|known| known == value).unwrap_or_default();
+                let (low, high) = bounds(figure.samples.iter().copied());
+                Point {
+                    x: format::float(number(value).filter(|_| numbers.is_some()).unwrap_or(row as u64)),
+                    y: figure.value,
+                    span: (low < high).then_some((low, high)),
+                    label: format::value(value, along),
+                }
+            })
+            .collect();
+        points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        (String::new(), vec![points])
+    });
+    let measured = cells.iter().flat_map(|(_, (_, figure))| figure.samples.iter().copied().chain([figure.value]));
+    let y = Axis::of_measured(&measure.label, measured.chain(reference_values(plot)), measure.unit);
+    let kind = match numbers {
+        Some(mut numbers) => {
+            numbers.sort_unstable();
+            Kind::Lines { x: Axis::of_parameter(along, &numbers), y, markers: true }
+        }
+        None => Kind::Rows { along: y },
+    };
+    Chart::assemble(run, plot, panels, kind, measure.unit)
+}
+
+/// The percentiles of latencies.
+fn percentiles<'a>(run: &Run, plot: &Plot, cells: impl Iterator<Item = &'a Cell>, latency: &str) -> Chart {
+    let cells: Vec<(&Cell, &Histogram)> = cells
+        .filter_map(|cell| Some((cell, &cell.latencies.iter().find(|known| known.name == latency)?.histogram)))
+        .filter(|(_, histogram)| !histogram.is_empty())
+        .collect();
+    let panels = panels(run, plot, &cells, |histograms| {
+        let summaries: Vec<String> = histograms.iter().map(|histogram| percentile_summary(histogram)).collect();
+        (summaries.join("; "), histograms.iter().map(|histogram| percentile_points(histogram)).collect())
+    });
+    let (_, last) = bounds(points(&panels).map(|point| point.x));
+    let (low, high) = bounds(points(&panels).map(|point| point.y).chain(reference_values(plot)));
+    let kind = Kind::Lines {
+        x: Axis::of_percentiles(last),
+        y: Axis::log("latency", low.max(1.0), high, Unit::Nanoseconds),
+        markers: false,
+    };
+    Chart::assemble(run, plot, panels, kind, Unit::Nanoseconds)
+}
+
+/// A measure over time.
+fn courses<'a>(run: &Run, plot: &Plot, cells: impl Iterator<Item = &'a Cell>, measure: &Measure) -> Chart {
+    let cells: Vec<(&Cell, Vec<&Series>)> = cells
+        .map(|cell| (cell, cell.series.iter().filter(|series| series.measure == measure.name).collect()))
+        .filter(|(_, series): &(_, Vec<_>)| !series.is_empty())
+        .collect();
+    let panels = panels(run, plot, &cells, |cells| {
+        let all: Vec<f64> = cells.iter().flatten().flat_map(|series| series.values.iter().flatten().copied()).collect();
+        let summary = stats::median(&all).map(|median| format!("median {}", format::figure(median, measure.unit)));
+        (summary.unwrap_or_default(), cells.iter().flat_map(|series| course_points(series)).collect())
+    });
+    let (_, end) = bounds(points(&panels).map(|point| point.x));
+    let measured = points(&panels).map(|point| point.y).chain(reference_values(plot));
+    let kind = Kind::Lines {
+        x: Axis::of_time("time measured, rounds one after another", end),
+        y: Axis::of_measured(&measure.label, measured, measure.unit),
+        markers: false,
+    };
+    Chart::assemble(run, plot, panels, kind, measure.unit)
+}
+
+/// Divides `cells`, each with what is drawn of it, into panels and lines as `plot` says; `draw` makes the summary and
+/// the stretches of a line of all that fell to it.
+fn panels<T: Clone>(
+    run: &Run,
+    plot: &Plot,
+    cells: &[(&Cell, T)],
+    draw: impl Fn(&[T]) -> (String, Vec<Vec<Point>>),
+) -> Vec<Panel> {
+    let panel_parameters: Vec<&Parameter> = declared(run, &plot.panels).collect();
+    let line_parameters: Vec<&Parameter> = declared(run, &plot.lines).collect();
+    let line_keys: BTreeSet<Key> = cells.iter().map(|(cell, _)| key(cell, &line_parameters)).collect();
+    let ordered = line_parameters.len() == 1
+        && line_keys.len() > 1
+        && line_keys.iter().flatten().all(|value| value.is_some_and(|value| number(value).is_some()));
+
+    let mut panel_keys: Vec<Key> = Vec::new();
+    for (cell, _) in cells {
+        let key = key(cell, &panel_parameters);
+        if !panel_keys.contains(&key) {
+            panel_keys.push(key);
+        }
+    }
+    let panel = |panel_key: Key| {
+        let lines = line_keys.iter().enumerate().filter_map(|(index, line_key)| {
+            let mine: Vec<T> = cells
+                .iter()
+                .filter(|(cell, _)| {
+                    key(cell, &panel_parameters) == panel_key && key(cell, &line_parameters) == *line_key
+                })
+                .map(|(_, drawn)| drawn.clone())
+                .collect();
+            let colour = if ordered {
+                Colour::Level(index * (COLOURS - 1) / (line_keys.len() - 1))
+            } else {
+                Colour::Kind(index % COLOURS)
+            };
+            let label = key_text(line_key, &line_parameters);
+            let (summary, stretches) = draw(&mine);
+            (!mine.is_empty()).then_some(Line { label, colour, summary, stretches })
+        });
+        Panel { title: key_text(&panel_key, &panel_parameters), lines: lines.collect() }
+    };
+    panel_keys.into_iter().map(panel).collect()
+}
+
+/// The values that some parameters have in a cell.
+type Key<'a> = Vec<Option<&'a Value>>;
+
+fn key<'a>(cell: &'a Cell, parameters: &[&Parameter]) -> Key<'a> {
+    parameters.iter().map(|parameter| cell.params.get(&*parameter.name)).collect()
+}
+
+fn key_text(key: &Key, parameters: &[&Parameter]) -> String {
+    let texts = key.iter().zip(parameters).filter_map(|(value, parameter)| Some(format::value((*value)?, parameter)));
+    texts.collect::<Vec<_>>().join(" · ")
+}
+
+/// The parameters of `run` that have these names.
+fn declared<'a>(run: &'a Run, names: &'a [String]) -> impl Iterator<Item = &'a Parameter> {
+    names.iter().filter_map(|name| run.parameters.iter().find(|parameter| parameter.name == *name))
+}
+
+fn reference_values(plot: &Plot) -> impl Iterator<Item = f64> {
+    plot.references.iter().map(|reference| reference.value)
+}
+
+fn points(panels: &[Panel]) -> impl Iterator<Item = &Point> {
+    panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.stretches).flatten()
+}
+
+fn number(value: &Value) -> Option<u64> {
+    if let Value::Number(number) = value { Some(*number) } else { None }
+}
+
+/// The latency at each share of operations: as far to the right as there are operations to speak of.
+fn percentile_points(histogram: &Histogram) -> Vec<Point> {
+    let total = format::float(histogram.count());
+    let last = nines(1.0 - 1.0 / total).clamp(0.5, 5.0);
+    let mut points: Vec<Point> = Vec::new();
+    let mut seen = 0;
+    for (ns, count) in histogram.buckets() {
+        let before = nines(format::float(seen) / total);
+        seen += count;
+        let after = nines(format::float(seen) / total).min(last);
+        // One point for each pixel's worth of the axis, at least.
+        let near = points.last().is_some_and(|point| after - point.x < last / format::float(POINTS_MAX as u64));
+        if !near && before <= last {
+            points.push(Point { x: after, y: format::float(ns), span: None, label: String::new() });
+        }
+    }
+    points
+}
+
+fn percentile_summary(histogram: &Histogram) -> String {
+    let parts = PERCENTILES.map(|p| {
+        let latency = format::figure(format::float(histogram.percentile(p)), Unit::Nanoseconds);
+        format!("p{p} {latency}")
+    });
+    parts.join(", ")
+}
+
+/// Rounds one after another, each a stretch (or several, where nothing was measured in between).
+fn course_points(rounds: &[&Series]) -> Vec<Vec<Point>> {
+    let mut stretches = Vec::new();
+    let mut start_ns = 0.0;
+    for series in rounds {
+        let step_ns = series.step_s * 1e9;
+        let merged = series.values.len().div_ceil(POINTS_MAX / rounds.len().clamp(1, POINTS_MAX)).max(1);
+        let mut stretch = Vec::new();
+        for (index, values) in series.values.chunks(merged).enumerate() {
+            let there: Vec<f64> = values.iter().flatten().copied().collect();
+            let end_ns = start_ns + step_ns * format::float((index * merged + values.len()) as u64);
+            match stats::median(&there) {
+                Some(y) => stretch.push(Point { x: end_ns, y, span: None, label: String::new() }),
+                None => stretches.push(std::mem::take(&mut stretch)),
+            }
+        }
+        stretches.push(stretch);
+        start_ns += step_ns * format::float(series.values.len() as u64 + 1);
+    }
+    stretches.retain(|stretch| !stretch.is_empty());
+    stretches
+}
+
+fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+}
