@@ -25,7 +25,7 @@ lint: ## Check format, clippy, documentation, dependencies and the minimum Rust 
 peers: ## Compare with dd and fio, into peers.json (PEERS="--size 2G --rounds 3")
 	@.ci/deps build
 	cargo build --release --workspace --bins
-	@cargo run --quiet --release --package tests --bin peers -- $(PEERS)
+	@cargo run --quiet --release --package tests --example peers -- $(PEERS)
 
 bench: ## Run the criterion benches of the parts that cost
 	@.ci/deps build

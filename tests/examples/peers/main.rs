@@ -1,0 +1,111 @@
+//! `make peers`: our programs against dd and fio on this machine, in turns, into one file.
+//!
+//! What is written is a run as `bench disk` writes it, so `bench report peers.json` draws it and `bench compare` tells
+//! two of them apart.
+
+mod child;
+mod contest;
+mod fio;
+mod programs;
+mod sequential;
+mod target;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use bench::report::{self, Cell, Environment, Finding, Run, Severity, vocabulary};
+use blockdev::{ByteSize, Cancel, Context, Error, ErrorKind, Result, ui};
+use clap::Parser;
+
+use programs::Programs;
+
+/// Compare vdisk and bench with dd and fio, and write what came out to a file.
+#[derive(Debug, Parser)]
+#[command(name = "peers")]
+struct Cli {
+    /// Where the image is made; beside the programs unless said otherwise.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// How large the image is, a multiple of 1 MiB.
+    #[arg(long, default_value = "8G")]
+    size: ByteSize,
+    /// How often each program has its turn.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Where the result goes.
+    #[arg(long, default_value = "peers.json")]
+    save: PathBuf,
+}
+
+fn main() -> ExitCode {
+    ui::exit("peers", &run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let started = Instant::now();
+    let cancel = Cancel::on_signals()?;
+    if cli.size == ByteSize::ZERO || !cli.size.is_multiple_of(ByteSize::mib(1)) {
+        return Err(Error::invalid(format!("--size {}: it is not a multiple of 1 MiB, in which dd writes", cli.size)));
+    }
+    let programs = Programs::beside_this()?;
+    let mut run = Run::begin("peers", cli.size.to_string(), Environment::of_this_machine(Vec::new()));
+    run.parameters = vec![contest::TOOL, vocabulary::QUEUE_DEPTH];
+    run.measures =
+        vec![contest::RATE, contest::REPORTED, contest::ELAPSED, contest::CPU, contest::CPU_SHARE, contest::LEAD];
+    // Before half an hour of measuring, not after, it turns out whether this can be written.
+    run.save(&cli.save, false).map_err(|error| error.with_hint("choose another file with --save"))?;
+    let outcome = compare(cli, &programs, &mut run, &cancel);
+    run.end(started.elapsed(), outcome.is_ok());
+    run.save(&cli.save, false)?;
+    outcome?;
+    ui::print(&run.to_text())?;
+    ui::notice(&format!("written to {}", cli.save.display()));
+    Ok(())
+}
+
+/// Runs all comparisons; those that came to an end are in `run`, also when one fails.
+fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Result<()> {
+    let parent = cli.dir.as_deref().unwrap_or(programs.directory());
+    let scratch = tempfile::Builder::new()
+        .prefix("onedisk-peers-")
+        .tempdir_in(parent)
+        .context(|| format!("cannot make a directory in {}", parent.display()))?;
+    let image = scratch.path().join("shared.img");
+    let [dd, fio] = ["dd", "fio"].map(|program| {
+        let here = programs::is_installed(program);
+        if !here {
+            run.findings.push(missing(program));
+        }
+        here
+    });
+    let job = sequential::Job { programs, image: &image, size: cli.size, rounds: cli.rounds };
+    take(run, job.fill(dd, fio, cancel)?);
+    child::run(job.create(), cancel)?;
+    run.environment.targets.push(facts(programs, &image, cancel)?);
+    if fio {
+        take(run, job.scan(cancel)?);
+    }
+    Ok(())
+}
+
+/// The absence of a program is a result too, and said loudly.
+fn missing(program: &str) -> Finding {
+    let text = format!("{program} is not installed: NOT compared with it");
+    ui::notice(&text);
+    Finding::new(Severity::Warning, format!("no-{program}"), text).with_hint("make deps")
+}
+
+fn take(run: &mut Run, (cells, findings): (Vec<Cell>, Vec<Finding>)) {
+    run.cells.extend(cells);
+    run.findings.extend(findings);
+}
+
+/// What `vdisk info` knows of the image.
+fn facts(programs: &Programs, image: &Path, cancel: &Cancel) -> Result<report::Target> {
+    let mut info = programs.vdisk();
+    info.args(["info", "--output", "json"]).arg(image);
+    let facts = serde_json::from_str(&child::run(info, cancel)?.stdout)
+        .map_err(|source| Error::new(ErrorKind::VerifyFailed, "vdisk info printed no JSON").with_source(source))?;
+    Ok(report::Target { name: image.display().to_string(), facts })
+}
