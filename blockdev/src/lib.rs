@@ -15,6 +15,7 @@ pub mod file_id;
 pub mod loopdev;
 pub mod mark;
 mod mounts;
+pub mod signature;
 pub mod stamp;
 mod sysfs;
 pub mod topology;

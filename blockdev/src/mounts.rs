@@ -6,7 +6,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc::dev_t;
-use nix::sys::stat::makedev;
+use nix::sys::stat::{major, makedev};
+
+use crate::file_id::FileId;
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,21 @@ pub(crate) struct Mount {
     pub(crate) file_system: String,
     /// What is mounted: often a device.
     pub(crate) source: PathBuf,
+}
+
+impl Mount {
+    /// The number of the block device that is mounted, if it is one.
+    pub(crate) fn block_device(&self) -> Option<dev_t> {
+        // btrfs and others mount under a device number that they made up; their source is the device.
+        if major(self.device) > 0 {
+            return Some(self.device);
+        }
+        let metadata = fs::metadata(Some(&self.source).filter(|source| source.is_absolute())?).ok()?;
+        match FileId::of(&metadata) {
+            FileId::BlockDevice { number } => Some(number),
+            FileId::Inode { .. } => None,
+        }
+    }
 }
 
 /// The mounts that the process in the directory `process` of /proc sees; nothing where its table is hidden from us.

@@ -33,19 +33,37 @@ impl BlockDir {
         self.0.file_name().unwrap_or_default()
     }
 
+    /// Where an attribute is.
+    pub(crate) fn path(&self, attribute: &str) -> PathBuf {
+        self.0.join(attribute)
+    }
+
+    /// The whole device that this is a partition of, or is.
+    pub(crate) fn whole(&self) -> Self {
+        match self.0.parent() {
+            Some(parent) if self.path("partition").exists() => Self(parent.to_owned()),
+            _ => self.clone(),
+        }
+    }
+
+    /// The names of the devices that it stands on.
+    pub(crate) fn stands_on(&self) -> impl Iterator<Item = String> {
+        entries(&self.path("slaves")).filter_map(|entry| Some(entry.file_name()?.to_string_lossy().into_owned()))
+    }
+
     /// Its partitions.
     pub(crate) fn partitions(&self) -> impl Iterator<Item = Self> {
-        entries(&self.0).map(Self).filter(|entry| entry.0.join("partition").exists())
+        entries(&self.0).map(Self).filter(|entry| entry.path("partition").exists())
     }
 
     /// The nodes of the devices that stand on it.
     pub(crate) fn holders(&self) -> impl Iterator<Item = PathBuf> {
-        entries(&self.0.join("holders")).filter_map(|entry| Some(Path::new("/dev").join(entry.file_name()?)))
+        entries(&self.path("holders")).filter_map(|entry| Some(Path::new("/dev").join(entry.file_name()?)))
     }
 
     /// The bytes of an attribute, without the newline at the end.
     pub(crate) fn bytes(&self, attribute: &str) -> Option<Vec<u8>> {
-        let mut bytes = fs::read(self.0.join(attribute)).ok()?;
+        let mut bytes = fs::read(self.path(attribute)).ok()?;
         bytes.pop_if(|last| *last == b'\n');
         Some(bytes)
     }

@@ -6,7 +6,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use nix::libc::dev_t;
-use nix::sys::stat::major;
 use serde::Serialize;
 
 use crate::file_id::FileId;
@@ -103,13 +102,14 @@ fn mounted(ids: &[FileId]) -> Vec<Use> {
     if numbers.is_empty() {
         return Vec::new();
     }
+    let is_of = |mount: &Mount| mount.block_device().is_some_and(|number| numbers.contains(&number));
     let mut namespaces = HashSet::new();
     let mut points: Vec<PathBuf> = Vec::new();
     for process in processes() {
         // One process of each mount namespace is enough; where the namespace is hidden from us, so is the table.
         let seen = fs::read_link(process.join("ns/mnt")).is_ok_and(|namespace| !namespaces.insert(namespace));
         if !seen {
-            for mount in mounts::seen_by(&process).into_iter().filter(|mount| is_of(mount, &numbers)) {
+            for mount in mounts::seen_by(&process).into_iter().filter(is_of) {
                 if !points.contains(&mount.point) {
                     points.push(mount.point);
                 }
@@ -117,19 +117,6 @@ fn mounted(ids: &[FileId]) -> Vec<Use> {
         }
     }
     points.into_iter().map(|at| Use::Mounted { at }).collect()
-}
-
-/// Whether one of the devices is what is mounted there.
-fn is_of(mount: &Mount, numbers: &[dev_t]) -> bool {
-    // btrfs and others mount under a device number that they made up; their source is the device.
-    let source = || {
-        major(mount.device) == 0
-            && mount.source.is_absolute()
-            && fs::metadata(&mount.source).is_ok_and(
-                |metadata| matches!(FileId::of(&metadata), FileId::BlockDevice { number } if numbers.contains(&number)),
-            )
-    };
-    numbers.contains(&mount.device) || source()
 }
 
 /// The files and devices that the kernel swaps to.

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{LoopDevice, Name, abi, detach, name, node, privileged, users_of};
+use super::{LoopDevice, Name, abi, detach, name, node, users_of};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::file_id::FileId;
 use crate::topology;
+use crate::ui::needs_root;
 use crate::units::{ByteOffset, ByteSize};
 
 const CONTROL: &str = "/dev/loop-control";
@@ -77,7 +78,7 @@ impl Attachment {
     /// # Errors
     /// When something else has that name, or /dev cannot be written.
     pub fn give_name(&mut self, name: &Name) -> Result<()> {
-        if privileged(name.give_to(self.device.number))? {
+        if needs_root(name.give_to(self.device.number))? {
             self.given.0.push(name.clone());
             self.device.names = name::names_of(self.device.number);
         }
@@ -172,7 +173,7 @@ fn open(path: &Path, options: &Options) -> Result<File> {
         Err(error) if error.raw_os_error() == Some(libc::EROFS) => {
             Err(Error::io(what(), error).with_hint("attach it read-only: --read-only"))
         }
-        outcome => privileged(outcome.context(what)),
+        outcome => needs_root(outcome.context(what)),
     }
 }
 
@@ -219,11 +220,11 @@ fn take_attached(path: &Path, device: &LoopDevice, options: &Options) -> Result<
         .with_hint(format!("use {0}, or first: vdisk detach {0}", device.path.display())));
     }
     let node = node::open(device.number, OpenOptions::new().read(true).write(!device.read_only));
-    privileged(node.context(|| format!("cannot open {}", device.path.display())))
+    needs_root(node.context(|| format!("cannot open {}", device.path.display())))
 }
 
 fn attach_new(path: &Path, file: &File, options: &Options) -> Result<Attachment> {
-    let (number, node) = privileged(take_free(path, file, options))?;
+    let (number, node) = needs_root(take_free(path, file, options))?;
     let device = LoopDevice::with_number(number)
         .filter(|device| file.metadata().is_ok_and(|metadata| device.is_on(FileId::of(&metadata))));
     let Some(device) = device else {

@@ -5,9 +5,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{LoopDevice, abi, name, node, not_attached, privileged};
+use super::{LoopDevice, abi, name, node, not_attached};
 use crate::error::{Context, Error, Result};
 use crate::file_id::FileId;
+use crate::ui::needs_root;
 use crate::usage::{self, Use};
 
 /// For how long something may still look at a device (udev does, whenever one changes) before it counts as using it.
@@ -35,13 +36,13 @@ pub fn detach(device: &LoopDevice) -> Result<()> {
         match node::open(device.number, &exclusive) {
             Ok(node) if uses.is_empty() => break node,
             Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
-                return privileged(Err(error).context(|| format!("cannot open {path} to detach it")));
+                return needs_root(Err(error).context(|| format!("cannot open {path} to detach it")));
             }
             _ if passing => thread::sleep(Duration::from_millis(20)),
             _ => return Err(in_use(device, &uses)),
         }
     };
-    privileged(abi::clr_fd(&node).context(|| format!("cannot detach {path}")))?;
+    needs_root(abi::clr_fd(&node).context(|| format!("cannot detach {path}")))?;
     drop(node);
     // The kernel detached it only if nobody else had it open; else it will when the last one closes it.
     let start = Instant::now();

@@ -12,14 +12,13 @@ mod node;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::geteuid;
 use serde::Serialize;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::file_id::FileId;
 use crate::mark;
 use crate::sysfs::{self, BlockDir};
-use crate::ui::{path_as_text, sudo_line};
+use crate::ui::{needs_root, path_as_text};
 use crate::units::{ByteOffset, ByteSize};
 
 pub use attach::{Attachment, Options, attach};
@@ -104,8 +103,8 @@ impl LoopDevice {
     /// When the caller may not, or it is not attached any more.
     pub fn refresh_size(&self) -> Result<Self> {
         let what = || format!("cannot let {} see the new size of its file", self.path.display());
-        let node = privileged(node::open(self.number, OpenOptions::new().read(true).write(true)).context(what))?;
-        privileged(abi::set_capacity(&node).context(what))?;
+        let node = needs_root(node::open(self.number, OpenOptions::new().read(true).write(true)).context(what))?;
+        needs_root(abi::set_capacity(&node).context(what))?;
         Self::with_number(self.number).ok_or_else(|| not_attached(self.number))
     }
 
@@ -160,17 +159,6 @@ pub fn find(name: &Path) -> Result<Vec<LoopDevice>> {
 
 fn not_attached(number: u32) -> Error {
     Error::new(ErrorKind::NotFound, format!("{} is not attached", node::path(number).display()))
-}
-
-/// Adds to an error of missing permission what to do about it.
-fn privileged<T>(outcome: Result<T>) -> Result<T> {
-    outcome.map_err(|error| match error.kind() {
-        ErrorKind::Permission if geteuid().is_root() => error.with_hint(
-            "this root may not: it lacks CAP_SYS_ADMIN, or its container was given no loop devices; run it on the host",
-        ),
-        ErrorKind::Permission => error.with_hint(sudo_line()),
-        _ => error,
-    })
 }
 
 /// The N of loopN.

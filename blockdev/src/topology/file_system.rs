@@ -1,14 +1,14 @@
 //! The file system that a file is on.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc::dev_t;
 use serde::Serialize;
 
 use super::statx::statx;
 use crate::error::{Context, Result};
-use crate::file_id::FileId;
 use crate::mounts;
 use crate::ui::path_as_text;
 
@@ -23,8 +23,9 @@ pub struct FileSystem {
     /// What is mounted: a device, or whatever the file system calls it.
     #[serde(serialize_with = "path_as_text")]
     pub source: PathBuf,
-    /// Whether `source` is a block device.
-    pub on_block_device: bool,
+    /// The number of the block device it is on, if it is on one.
+    #[serde(skip)]
+    pub device: Option<dev_t>,
 }
 
 /// The file system that `file` is on, or nothing where its mount is not visible here.
@@ -41,10 +42,9 @@ pub fn file_system(file: &File) -> Result<Option<FileSystem>> {
         .into_iter()
         .find(|mount| told.map_or(mount.device == device, |id| mount.id == id));
     Ok(mount.map(|mount| FileSystem {
+        device: mount.block_device(),
         name: mount.file_system,
         mount_point: mount.point,
-        on_block_device: fs::metadata(&mount.source)
-            .is_ok_and(|metadata| matches!(FileId::of(&metadata), FileId::BlockDevice { .. })),
         source: mount.source,
     }))
 }
@@ -57,6 +57,6 @@ mod tests {
     fn proc_is_proc() {
         let found = file_system(&File::open("/proc/self/status").unwrap()).unwrap().unwrap();
         assert_eq!((&*found.name, &*found.mount_point), ("proc", Path::new("/proc")));
-        assert!(!found.on_block_device);
+        assert_eq!(found.device, None);
     }
 }

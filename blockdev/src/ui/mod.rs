@@ -11,9 +11,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use nix::unistd::geteuid;
 use serde::{Serialize, Serializer};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 pub use generate::{Generated, generate};
 pub use progress::{Progress, ProgressBar, Silent};
@@ -82,9 +83,8 @@ pub fn print_result<T: Serialize>(output: Output, value: &T, text: impl FnOnce(&
     match output {
         Output::Text => print(&text(value)),
         Output::Json => {
-            let json = serde_json::to_string_pretty(value).map_err(|source| {
-                Error::new(crate::ErrorKind::Io, "cannot write the result as JSON").with_source(source)
-            })?;
+            let json = serde_json::to_string_pretty(value)
+                .map_err(|source| Error::new(ErrorKind::Io, "cannot write the result as JSON").with_source(source))?;
             print(&(json + "\n"))
         }
     }
@@ -108,6 +108,20 @@ pub fn sudo_line() -> String {
     let program = program.map_or(typed, |path| path.to_string_lossy().into_owned());
     let words: Vec<String> = std::iter::once(program).chain(arguments).map(|word| shell_word(&word)).collect();
     format!("sudo {}", words.join(" "))
+}
+
+/// Adds to an error of missing permission what to do about it.
+///
+/// # Errors
+/// The error of `outcome`.
+pub fn needs_root<T>(outcome: Result<T>) -> Result<T> {
+    outcome.map_err(|error| match error.kind() {
+        ErrorKind::Permission if geteuid().is_root() => error.with_hint(
+            "this root may not: it lacks CAP_SYS_ADMIN, or its container was not given the device; run it on the host",
+        ),
+        ErrorKind::Permission => error.with_hint(sudo_line()),
+        _ => error,
+    })
 }
 
 /// `word` as a shell reads it back.
