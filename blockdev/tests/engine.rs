@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use blockdev::engine::{Choice, Completion, Config, Engine, Kind, Op, Reserve, Span, Target, uring_works};
+use blockdev::loopdev;
 use proptest::prelude::*;
 
 /// A file to play with, in a directory that goes with it. It lies below the build directory, which is on a real disk;
@@ -132,6 +133,31 @@ fn flush_reserve_and_discard() {
         drained(&mut engine).pop().unwrap().result.unwrap();
         let bytes = disk.bytes();
         assert_eq!((bytes[4095], bytes[4096], bytes[8191], bytes[8192]), (9, 0, 0, 9));
+    });
+}
+
+#[test]
+fn a_block_device_is_flushed_and_discarded() {
+    tests::needs_root!();
+    both(|choice| {
+        let disk = Disk::new(1 << 20);
+        std::fs::write(&disk.path, vec![5; 1 << 20]).unwrap();
+        let attachment = loopdev::attach(&disk.path, &loopdev::Options::default()).unwrap();
+        let path = &attachment.device().path;
+        let device = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+        let mut engine = Engine::open(choice, &Config::new(2, 1, 4096), vec![Target::new(device, path)]).unwrap();
+        for op in [Op::Discard { file: 0, offset: 65536, len: 131_072 }, Op::Fdatasync { file: 0 }] {
+            engine.submit(0, op).unwrap();
+            drained(&mut engine).pop().unwrap().result.unwrap();
+        }
+        for (offset, expected) in [(61440, 5), (65536, 0), (192_512, 0), (196_608, 5)] {
+            engine.submit(0, Op::Read { file: 0, offset, span: Span::whole(0, 4096) }).unwrap();
+            drained(&mut engine).pop().unwrap().result.unwrap();
+            assert!(engine.buffer(0).iter().all(|byte| *byte == expected), "at {offset}");
+        }
+        drop(engine);
+        attachment.detach().unwrap();
+        assert_eq!(disk.bytes()[65536], 0, "the hole reached the file");
     });
 }
 
