@@ -1,13 +1,13 @@
 //! Runs and reports as files: what is read is checked, what is written replaces only its own kind.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use blockdev::{ByteSize, Context, Error, ErrorKind, Result};
 use serde::Deserialize;
+use tempfile::TempPath;
 
 use super::model::{PlotKind, Run, SCHEMA_VERSION, Schema, Tool};
 
@@ -195,13 +195,12 @@ pub(super) fn replace(
     }
     // Where `path` is a link, it is the file behind it that is replaced.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::Builder::new()
-        .prefix(".onedisk-")
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(directory)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map(|()| file))
-        .and_then(|file| file.persist(&target).map_err(|error| error.error))
-        .context(|| format!("cannot write {name}"))?;
-    Ok(())
+    let unfinished = target.with_added_extension(format!("{}.tmp", std::process::id()));
+    let mut file = File::create_new(&unfinished).context(|| format!("cannot write {name}"))?;
+    // Removes it unless it gets its name.
+    let unfinished = TempPath::try_from_path(unfinished).context(|| format!("cannot write {name}"))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| unfinished.persist(&target).map_err(|error| error.error))
+        .context(|| format!("cannot write {name}"))
 }

@@ -89,6 +89,13 @@ impl Histogram {
         self.0.value_at_percentile(percentile)
     }
 
+    /// Whether enough was counted to tell `percentile` (0 to 100) from the maximum: a thousand for 99.9.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "a count far below 2^52")]
+    pub fn tells(&self, percentile: f64) -> bool {
+        self.count() as f64 * (100.0 - percentile) >= 100.0 * (1.0 - 1e-9)
+    }
+
     /// Every latency that occurred, ascending, and how often.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         self.0.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value()))
@@ -171,6 +178,15 @@ mod tests {
         assert_eq!(histogram.count(), 2);
         assert_eq!(histogram.min(), 1);
         assert!(histogram.max() >= LONGEST_NS && histogram.max() < LONGEST_NS + LONGEST_NS / 500);
+    }
+
+    #[test]
+    fn a_percentile_takes_enough_operations() {
+        let mut histogram = Histogram::new();
+        histogram.record_n(5, 999);
+        assert!(histogram.tells(99.0) && !histogram.tells(99.9));
+        histogram.record(5);
+        assert!(histogram.tells(99.9) && !histogram.tells(99.99));
     }
 
     #[test]

@@ -282,26 +282,34 @@ fn percentile_points(histogram: &Histogram) -> Vec<Point> {
     let total = format::float(histogram.count());
     let last = nines(1.0 - 1.0 / total).clamp(0.5, 5.0);
     let mut points: Vec<Point> = Vec::new();
+    let mut skipped = None;
     let mut seen = 0;
     for (ns, count) in histogram.buckets() {
-        let before = nines(format::float(seen) / total);
         seen += count;
-        let after = nines(format::float(seen) / total).min(last);
-        // One point for each pixel's worth of the axis, at least.
-        let near = points.last().is_some_and(|point| after - point.x < last / format::float(POINTS_MAX as u64));
-        if !near && before <= last {
-            points.push(Point { x: after, y: format::float(ns), span: None, label: String::new() });
+        let point = Point {
+            x: nines(format::float(seen) / total).min(last),
+            y: format::float(ns),
+            span: None,
+            label: String::new(),
+        };
+        // What falls onto the same pixel is left out, but for the longest of all.
+        if points.last().is_some_and(|before| point.x - before.x < last / format::float(POINTS_MAX as u64)) {
+            skipped = Some(point);
+        } else {
+            points.push(point);
+            skipped = None;
         }
     }
+    points.extend(skipped);
     points
 }
 
 fn percentile_summary(histogram: &Histogram) -> String {
-    let parts = PERCENTILES.map(|p| {
+    let parts = PERCENTILES.into_iter().filter(|p| histogram.tells(*p)).map(|p| {
         let latency = format::figure(format::float(histogram.percentile(p)), Unit::Nanoseconds);
         format!("p{p} {latency}")
     });
-    parts.join(", ")
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// Rounds one after another, each a stretch (or several, where nothing was measured in between).

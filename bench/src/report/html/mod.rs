@@ -311,16 +311,16 @@ fn latencies(m: &mut Markup, run: &Run) {
 
 fn latency_row(m: &mut Markup, cell: &Cell, latency: &Latency) {
     let histogram: &Histogram = &latency.histogram;
-    let whole = |ns: u64| format::float(ns);
-    let mut values = vec![whole(histogram.min()), histogram.mean()];
-    values.extend(PERCENTILES.map(|p| whole(histogram.percentile(p))));
-    values.push(whole(histogram.max()));
+    let mut values = vec![Some(format::float(histogram.min())), Some(histogram.mean())];
+    values.extend(PERCENTILES.map(|p| histogram.tells(p).then(|| format::float(histogram.percentile(p)))));
+    values.push(Some(format::float(histogram.max())));
     m.element("tr", if cell.not_disk.is_some() { &[("class", &"void")] } else { &[] }, |m| {
         m.leaf("td", &[], &cell.name);
         m.leaf("td", &[], &latency.name);
         m.leaf("td", &[("class", &"number")], &format::whole(histogram.count()));
         for value in values {
-            m.leaf("td", &[("class", &"number")], &format::figure(value, Unit::Nanoseconds));
+            let text = value.map_or_else(|| "–".to_owned(), |value| format::figure(value, Unit::Nanoseconds));
+            m.leaf("td", &[("class", &"number")], &text);
         }
     });
 }

@@ -1,7 +1,6 @@
 //! Charts as inline SVG. Colours and type are the page's style sheet's; positions are this module's.
 
 use super::super::format;
-use super::super::model::Unit;
 use super::axis::Axis;
 use super::chart::{Chart, Colour, Kind, Line, Panel, Point};
 use super::markup::{Attribute, Markup};
@@ -147,19 +146,22 @@ fn marker(
     span: impl FnOnce(&mut Markup),
 ) {
     m.element("g", &[("class", &"point")], |m| {
-        m.leaf("title", &[], &point_text(line, point, chart.unit));
+        m.leaf("title", &[], &point_text(chart, line, point));
         span(m);
         m.void("circle", &[("class", &"reach"), ("cx", &place(x)), ("cy", &place(y)), ("r", &9)]);
         m.void("circle", &[("cx", &place(x)), ("cy", &place(y)), ("r", &"2.8")]);
     });
 }
 
-fn point_text(line: &Line, point: &Point, unit: Unit) -> String {
-    let span = point
-        .span
-        .map(|(low, high)| format!(" (rounds from {} to {})", format::figure(low, unit), format::figure(high, unit)));
-    let what = if line.label.is_empty() { point.label.clone() } else { format!("{}, {}", line.label, point.label) };
-    format!("{what}: {}{}", format::figure(point.y, unit), span.unwrap_or_default())
+fn point_text(chart: &Chart, line: &Line, point: &Point) -> String {
+    let at = match &chart.kind {
+        Kind::Lines { x, .. } => format!("{} {}", x.title, point.label),
+        Kind::Rows { .. } => point.label.clone(),
+    };
+    let what = if line.label.is_empty() { at } else { format!("{}, {at}", line.label) };
+    let figure = |value| format::figure(value, chart.unit);
+    let span = point.span.map(|(low, high)| format!(" (rounds from {} to {})", figure(low), figure(high)));
+    format!("{what}: {}{}", figure(point.y), span.unwrap_or_default())
 }
 
 /// The lines' names at their ends, moved apart where they would overlap.
