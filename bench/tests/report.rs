@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bench::report::{Cell, Comparison, Environment, Run, Value, Verdict, stats, vocabulary};
+use bench::report::{Cell, Comparison, Environment, Run, Verdict, stats, vocabulary};
 use blockdev::ErrorKind;
 use proptest::prelude::*;
 use serde_json::json;
