@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub use generate::{Generated, generate};
 pub use progress::{Progress, ProgressBar, Silent};
-pub use table::table;
+pub use table::{facts, table};
 
 /// Prints to standard error what failed, why, and what to do next.
 pub fn report_error(program: &str, error: &Error) {

@@ -22,9 +22,24 @@ pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> 
     lines.join("\n") + "\n"
 }
 
+/// One fact per line: its name, and what it is.
+#[must_use]
+pub fn facts<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let facts: Vec<(&str, String)> = facts.into_iter().collect();
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    facts.iter().map(|(name, value)| format!("{name:width$}  {}\n", value.replace(char::is_control, "?"))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn facts_start_in_one_column() {
+        let rows = [("a", "x y".to_owned()), ("long name", "z\n".to_owned())];
+        assert_eq!(facts(rows), "a          x y\nlong name  z?\n");
+        assert_eq!(facts([]), "");
+    }
 
     #[test]
     fn columns_are_aligned_and_lines_end_with_their_text() {

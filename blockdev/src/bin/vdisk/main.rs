@@ -3,6 +3,7 @@
 mod attach;
 mod completions;
 mod detach;
+mod info;
 mod list;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ enum Command {
     Attach(attach::Args),
     Completions(completions::Args),
     Detach(detach::Args),
+    Info(info::Args),
     List(list::Args),
 }
 
@@ -43,6 +45,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Attach(args) => attach::run(args, cli.output),
         Command::Completions(args) => completions::run(args),
         Command::Detach(args) => detach::run(args, cli.output),
+        Command::Info(args) => info::run(args, cli.output),
         Command::List(args) => list::run(args, cli.output),
     }
 }
