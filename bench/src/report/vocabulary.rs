@@ -18,6 +18,8 @@ pub const TARGET: Parameter = Parameter::new("target", "target", Unit::Count);
 pub const RATE: Parameter = Parameter::new("rate", "arrivals", Unit::PerSecond);
 /// Writes between two fdatasyncs.
 pub const FDATASYNC: Parameter = Parameter::new("fdatasync", "writes per fdatasync", Unit::Count);
+/// The program that made the load: this one, or a rival.
+pub const PROGRAM: Parameter = Parameter::new("program", "program", Unit::Count);
 
 /// Operations done per second.
 pub const IOPS: Measure = Measure::new("iops", "IOPS", Unit::PerSecond, Better::Higher);
@@ -29,5 +31,11 @@ pub const P50: Measure = Measure::new("p50", "p50", Unit::Nanoseconds, Better::L
 pub const P99: Measure = Measure::new("p99", "p99", Unit::Nanoseconds, Better::Lower);
 /// The latency 999 of 1000 operations stay below.
 pub const P999: Measure = Measure::new("p99.9", "p99.9", Unit::Nanoseconds, Better::Lower);
+/// The latency half of all fdatasyncs stay below.
+pub const SYNC_P50: Measure = Measure::new("fdatasync_p50", "fdatasync p50", Unit::Nanoseconds, Better::Lower);
 /// Processor time, user and system, that one operation takes.
 pub const CPU_PER_OP: Measure = Measure::new("cpu_per_op", "CPU per I/O", Unit::Nanoseconds, Better::Lower);
+/// IOPS over those of a rival program under the same load.
+pub const IOPS_RATIO: Measure = Measure::new("iops_ratio", "IOPS ratio", Unit::Ratio, Better::Higher);
+/// CPU per I/O over that of a rival program under the same load.
+pub const CPU_RATIO: Measure = Measure::new("cpu_ratio", "CPU ratio", Unit::Ratio, Better::Lower);

@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, everything else to standard error.
 
+mod countdown;
 mod generate;
 mod progress;
 mod table;
@@ -16,6 +17,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub use countdown::Countdown;
 pub use generate::{Generated, generate};
 pub use progress::{Progress, ProgressBar, Silent};
 pub use table::{facts, table};

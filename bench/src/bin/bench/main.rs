@@ -2,6 +2,7 @@
 
 mod compare;
 mod completions;
+mod disk;
 mod report;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ struct Cli {
 enum Command {
     Compare(compare::Args),
     Completions(completions::Args),
+    Disk(Box<disk::Args>),
     Report(report::Args),
 }
 
@@ -40,6 +42,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Compare(args) => compare::run(args, cli.output),
         Command::Completions(args) => completions::run(args),
+        Command::Disk(args) => disk::run(args, cli.output),
         Command::Report(args) => report::run(args, cli.output),
     }
 }

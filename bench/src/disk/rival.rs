@@ -1,0 +1,88 @@
+//! Another program under the same load: the ratio of its figures and ours.
+
+use crate::report::vocabulary as v;
+use crate::report::{Cell, Figure, Finding, Measure, Severity, stats};
+
+/// What of ours is held against the rival's, and what the ratio of it is called.
+const COMPARED: [(&Measure, &Measure); 2] = [(&v::IOPS, &v::IOPS_RATIO), (&v::CPU_PER_OP, &v::CPU_RATIO)];
+
+/// Puts into `ours` how it compares with `theirs`: ratios of medians, and the ratio of each round.
+pub(super) fn compare(ours: &mut Cell, theirs: &Cell) {
+    for (measure, ratio) in COMPARED {
+        let of = |cell: &Cell| cell.figures.get(&*measure.name).cloned();
+        let (Some(our), Some(their)) = (of(ours), of(theirs)) else { continue };
+        if their.value > 0.0 && their.samples.iter().all(|sample| *sample > 0.0) {
+            let samples = our.samples.iter().zip(&their.samples).map(|(our, their)| our / their).collect();
+            ours.figures.insert(ratio.name.to_string(), Figure { value: our.value / their.value, samples });
+        }
+    }
+}
+
+/// The ratios of all of `cells` in a sentence, once there are any.
+pub(super) fn summary(cells: &[Cell], rival: &str) -> Option<Finding> {
+    let ratios = |measure: &Measure| -> Vec<(f64, &str)> {
+        let of = |cell: &'_ Cell| cell.figures.get(&*measure.name).map(|figure| figure.value);
+        cells.iter().filter_map(|cell| Some((of(cell)?, cell.name.as_str()))).collect()
+    };
+    let text = |what: &str, ratios: &[(f64, &str)], worst: Option<&(f64, &str)>| {
+        let values: Vec<f64> = ratios.iter().map(|(ratio, _)| *ratio).collect();
+        Some(format!("{what} {:.2} times (worst {:.2}: {})", stats::median(&values)?, worst?.0, worst?.1))
+    };
+    let (iops, cpu) = (ratios(&v::IOPS_RATIO), ratios(&v::CPU_RATIO));
+    let iops_text = text("IOPS", &iops, iops.iter().min_by(|a, b| a.0.total_cmp(&b.0)))?;
+    let cpu_text = text("CPU per I/O", &cpu, cpu.iter().max_by(|a, b| a.0.total_cmp(&b.0)));
+    let count = iops.len();
+    let text = format!(
+        "Against {rival} under the same load, in the median of {count} cell{}: {iops_text}{}.",
+        if count == 1 { "" } else { "s" },
+        cpu_text.map(|text| format!("; {text}")).unwrap_or_default()
+    );
+    Some(Finding::new(Severity::Note, "against-fio", text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(name: &str, iops: Vec<f64>, cpu: Vec<f64>) -> Cell {
+        Cell::new("", name).with_figure(&v::IOPS, iops).with_figure(&v::CPU_PER_OP, cpu)
+    }
+
+    #[test]
+    fn ratios_are_of_medians_and_the_worst_cell_is_named() {
+        let mut cells = vec![
+            cell("a", vec![90.0, 110.0, 120.0], vec![5.0, 5.0, 4.0]),
+            cell("b", vec![100.0], vec![4.0]),
+            cell("c", vec![300.0], vec![4.0]),
+        ];
+        let theirs = [
+            cell("a", vec![100.0, 100.0, 130.0], vec![4.0, 4.0, 4.0]),
+            cell("b", vec![125.0], vec![5.0]),
+            cell("c", vec![200.0], vec![5.0]),
+        ];
+        assert_eq!(summary(&cells, "fio-3.33"), None);
+        for (ours, theirs) in cells.iter_mut().zip(&theirs) {
+            compare(ours, theirs);
+        }
+        let figure = &cells[0].figures["iops_ratio"];
+        assert!((figure.value - 1.1).abs() < 1e-9);
+        assert_eq!(figure.samples.len(), 3);
+        assert_eq!(
+            summary(&cells, "fio-3.33").unwrap().text,
+            "Against fio-3.33 under the same load, in the median of 3 cells: IOPS 1.10 times (worst 0.80: b); \
+             CPU per I/O 0.80 times (worst 1.25: a)."
+        );
+    }
+
+    #[test]
+    fn what_the_rival_did_not_measure_is_not_compared() {
+        let mut ours = cell("a", vec![100.0], vec![5.0]);
+        compare(&mut ours, &cell("a", vec![100.0], vec![0.0]));
+        assert!(ours.figures.contains_key("iops_ratio") && !ours.figures.contains_key("cpu_ratio"));
+        compare(&mut ours, &Cell::new("", "a"));
+        assert_eq!(
+            summary(&[ours], "fio").unwrap().text,
+            "Against fio under the same load, in the median of 1 cell: IOPS 1.00 times (worst 1.00: a)."
+        );
+    }
+}
