@@ -3,6 +3,7 @@
 mod outcome;
 mod plan;
 mod rival;
+mod safety;
 mod target;
 pub mod verify;
 
@@ -16,6 +17,7 @@ use crate::report::{self, Cell, Environment, Finding, Plot, PlotKind, Run, Sever
 use outcome::Rounds;
 
 pub use plan::{Common, Spec, Sweep, cells};
+pub use safety::may_overwrite;
 pub use target::{Caching, Target};
 
 /// Is told how far an experiment has come.

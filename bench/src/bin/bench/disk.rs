@@ -77,6 +77,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
+    /// Write to the target whatever it holds. All of it may be lost.
+    #[arg(long)]
+    destroy: bool,
+
     /// Go past the page cache (O_DIRECT) or fail. Without this and --buffered: where the target can.
     #[arg(long)]
     direct: bool,
@@ -148,6 +152,9 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
         runtime: args.runtime,
     };
     let specs = disk::cells(&sweep, &common, &targets)?;
+    if specs.iter().any(|spec| spec.work.pattern.writes()) {
+        targets.iter().try_for_each(|target| disk::may_overwrite(target, args.destroy))?;
+    }
     let method = Method { rounds: args.rounds, against_fio: args.against.is_some() };
     let run = disk::measure(&targets, &specs, method, &mut Shown::default(), &cancel)?;
     ui::print_result(output, &run, |run| format!("{run:#?}\n"))?;
