@@ -1,15 +1,10 @@
 //! From what was measured to what is reported: rounds of one cell become a [`Cell`].
 
-use std::time::Duration;
-
 use super::plan::Spec;
 use super::target::Target;
 use crate::load::{Measured, Tally};
 use crate::report::vocabulary as v;
-use crate::report::{Cell, Histogram, Latency, Series, Steadiness};
-
-/// A change of IOPS between the first and the last third of the window that a disk makes anyway.
-const DRIFT_MAX: f64 = 0.2;
+use crate::report::{Cell, Histogram, Latency, Series, Steadiness, stats};
 
 /// The rounds of one cell, as far as they have come.
 #[derive(Debug, Default)]
@@ -25,7 +20,6 @@ pub(super) struct Rounds {
     response: Histogram,
     syncs: Histogram,
     series: Vec<Series>,
-    drifts: Vec<Option<f64>>,
     /// The engine that it ran on.
     pub(super) engine: Option<String>,
     /// In an open loop, how many arrivals still waited for a place in the queue when the windows ended.
@@ -44,7 +38,7 @@ fn all(tallies: [&Tally; 2], of: impl Fn(&Tally) -> &Histogram) -> Histogram {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "nanoseconds for a report")]
-fn ns(duration: Duration) -> f64 {
+fn ns(duration: std::time::Duration) -> f64 {
     duration.as_nanos() as f64
 }
 
@@ -79,7 +73,6 @@ impl Rounds {
             self.series.push(course(&v::IOPS.name, iops));
             self.series.push(course(&v::P99.name, p99));
         }
-        self.drifts.push(measured.drift());
         self.engine.get_or_insert_with(|| measured.engine.to_string());
         self.waiting += measured.waiting;
     }
@@ -95,13 +88,12 @@ impl Rounds {
         self.iops.is_empty() && self.errors == 0
     }
 
+    /// Whether IOPS had settled, by the sum of all rounds in each interval.
     fn steadiness(&self) -> Steadiness {
-        let drifts: Option<Vec<f64>> = self.drifts.iter().copied().collect();
-        match drifts.as_deref().and_then(crate::report::stats::median) {
-            None => Steadiness::TooShort,
-            Some(drift) if drift.abs() <= DRIFT_MAX => Steadiness::Steady,
-            Some(drift) => Steadiness::Drifting { change: 1.0 + drift },
-        }
+        let courses: Vec<&Series> = self.series.iter().filter(|series| series.measure == v::IOPS.name).collect();
+        let intervals = courses.iter().map(|course| course.values.len()).min().unwrap_or(0);
+        let sum = |interval: usize| courses.iter().filter_map(|course| course.values[interval]).sum::<f64>();
+        stats::steadiness(&(0..intervals).map(sum).collect::<Vec<_>>())
     }
 
     /// The cell as it is reported.

@@ -322,21 +322,6 @@ impl Measured {
     pub fn cpu_per_io(&self) -> Option<Duration> {
         (self.ios() > 0).then(|| self.cpu.total().div_f64(self.ios() as f64))
     }
-
-    /// How the speed changed during the window: IOPS in its last third over IOPS in its first, less one. None with
-    /// fewer than three intervals or no operations in the first third.
-    #[must_use]
-    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-    pub fn drift(&self) -> Option<f64> {
-        let third = self.intervals.len() / 3;
-        let rate = |intervals: &[Interval]| {
-            let ios: u64 = intervals.iter().map(|interval| interval.ios).sum();
-            ios as f64 / intervals.iter().map(|interval| interval.length).sum::<Duration>().as_secs_f64()
-        };
-        let first = rate(self.intervals.get(..third).filter(|intervals| !intervals.is_empty())?);
-        let last = rate(&self.intervals[self.intervals.len() - third..]);
-        (first > 0.0).then(|| last / first - 1.0)
-    }
 }
 
 #[cfg(test)]
@@ -406,35 +391,5 @@ mod tests {
         ] {
             assert_eq!(work.check().unwrap_err().to_string(), why);
         }
-    }
-
-    #[test]
-    fn drift_compares_the_last_third_with_the_first() {
-        let measured = |ios: &[u64]| Measured {
-            window: Duration::from_secs(ios.len() as u64),
-            interrupted: false,
-            reads: Tally::new(),
-            writes: Tally::new(),
-            syncs: Tally::new(),
-            intervals: ios
-                .iter()
-                .zip(0..)
-                .map(|(ios, second)| Interval {
-                    start: Duration::from_secs(second),
-                    length: Duration::from_secs(1),
-                    ios: *ios,
-                    p99: None,
-                })
-                .collect(),
-            cpu: Cpu::default(),
-            waiting: 0,
-            engine: engine::Kind::Uring,
-            notices: Vec::new(),
-        };
-        assert_eq!(measured(&[100, 100, 7, 7, 50, 50]).drift(), Some(-0.5));
-        assert_eq!(measured(&[100, 100, 100]).drift(), Some(0.0));
-        assert_eq!(measured(&[0, 1, 1]).drift(), None);
-        assert_eq!(measured(&[1, 1]).drift(), None);
-        assert_eq!(measured(&[]).drift(), None);
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bench::disk::{self, Caching, Common, Method, Progress, Sweep, Target};
 use bench::load::Pattern;
+use bench::report::Run;
 use blockdev::engine::Choice;
-use blockdev::{ByteSize, Cancel, Error, Result, ui};
+use blockdev::{ByteSize, Cancel, Error, ErrorKind, Result, ui};
 
 /// Measure a disk: a file, an image or a block device.
 ///
@@ -76,6 +77,18 @@ pub(crate) struct Args {
     /// Seed of all that is random.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+
+    /// Save the run as JSON, for `bench report` and `bench compare`.
+    #[arg(long, value_name = "RUN.json")]
+    save: Option<PathBuf>,
+
+    /// Write a self-contained page.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+
+    /// Replace the files of --save and --report also when they are something else.
+    #[arg(long)]
+    force: bool,
 
     /// Write to the target whatever it holds. All of it may be lost.
     #[arg(long)]
@@ -157,6 +170,16 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
     }
     let method = Method { rounds: args.rounds, against_fio: args.against.is_some() };
     let run = disk::measure(&targets, &specs, method, &mut Shown::default(), &cancel)?;
-    ui::print_result(output, &run, |run| format!("{run:#?}\n"))?;
-    cancel.check("bench disk")
+    ui::print_result(output, &run, Run::to_text)?;
+    if let Some(path) = &args.save {
+        run.save(path, args.force)?;
+    }
+    if let Some(path) = &args.report {
+        run.save_html(path, args.force)?;
+    }
+    cancel.check("bench disk")?;
+    match run.cells.iter().filter(|cell| cell.errors > 0).count() {
+        0 => Ok(()),
+        failed => Err(Error::new(ErrorKind::Io, format!("{failed} of {} cells had I/O errors", run.cells.len()))),
+    }
 }
