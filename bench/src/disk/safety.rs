@@ -1,8 +1,14 @@
 //! Whether a target may be written to: never by accident over what somebody may want to keep.
 
-use blockdev::{Error, ErrorKind, FileId, Result, loopdev, mark, usage};
+use blockdev::signature::{Contents, Magic};
+use blockdev::usage::Use;
+use blockdev::{Error, Result, loopdev, mark};
 
 use super::target::Target;
+
+/// PolarFS begins with `0x5046534348` plus its version, which is small, as a little-endian u64. The version's byte is the
+/// first; these are the other seven.
+const POLARFS: Magic = Magic { name: "PolarFS volume", offset: 1, bytes: &[0x43, 0x53, 0x46, 0x50, 0, 0, 0] };
 
 /// Whether `target` may be overwritten. With `destroy` the person has said so; that two caches lie over one disk they
 /// cannot say.
@@ -11,7 +17,7 @@ use super::target::Target;
 /// Of kind `Refused`, saying what was found.
 pub fn may_overwrite(target: &Target, destroy: bool) -> Result<()> {
     let path = target.path().display();
-    if let Some(device) = attached_as(target) {
+    if let Some(device) = loopdev::list().into_iter().find(|device| device.is_on(target.id())) {
         let device = device.path.display();
         return Err(Error::refused(format!(
             "{path} is attached as {device}: written past that device, its users would go on seeing what was there before"
@@ -21,26 +27,21 @@ pub fn may_overwrite(target: &Target, destroy: bool) -> Result<()> {
     if destroy {
         return Ok(());
     }
+    let mut contents = Contents::of(target.path(), &[POLARFS])?;
     let ourselves = std::process::id();
-    let uses: Vec<usage::Use> = usage::uses_of(target.id())
-        .into_iter()
-        .filter(|used| !matches!(used, usage::Use::Open { pid, .. } if *pid == ourselves))
-        .collect();
-    let found = if !uses.is_empty() {
-        format!("{path} is {}", usage::describe(&uses))
-    } else if is_ours(target) {
+    contents.uses.retain(|used| !matches!(used, Use::Open { pid, .. } if *pid == ourselves));
+    let hint = "reads are safe (--rw read,randread); --destroy overwrites it all the same";
+    contents.refuse_to_overwrite(target.path()).map_err(|error| error.with_hint(hint))?;
+    if is_ours(target) {
         return Ok(());
-    } else {
-        format!("{path} was not made by onedisk")
-    };
-    Err(Error::new(ErrorKind::Refused, format!("{found}: writing to it would destroy what it holds"))
-        .with_hint("reads are safe (--rw read,randread); --destroy overwrites it all the same"))
-}
-
-/// The loop device that a target which is a file is attached to.
-fn attached_as(target: &Target) -> Option<loopdev::LoopDevice> {
-    let FileId::Inode { .. } = target.id() else { return None };
-    loopdev::list().into_iter().find(|device| device.is_on(target.id()))
+    }
+    if let Some(offset) = target.first_content()? {
+        return Err(Error::refused(format!(
+            "{path} was not made by onedisk and holds data, the first at offset {offset}: writing would destroy them"
+        ))
+        .with_hint(hint));
+    }
+    Ok(())
 }
 
 /// Whether onedisk made the file, or the file behind the loop device.

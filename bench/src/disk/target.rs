@@ -2,12 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use blockdev::engine::{Choice, Config, Engine};
+use blockdev::extents::{Extent, Extents, State};
 use blockdev::loopdev::LoopDevice;
-use blockdev::{ByteOffset, ByteRange, ByteSize, Context, Error, ErrorKind, FileId, Result, engine, extents, topology};
+use blockdev::topology::Topology;
+use blockdev::{
+    ByteOffset, ByteRange, ByteSize, Context, Error, ErrorKind, FileId, Result, engine, extents, topology, zero,
+};
 
 use crate::load::Work;
 use crate::report;
@@ -172,12 +176,36 @@ impl Target {
     /// All that is known of it, for the report.
     #[must_use]
     pub fn facts(&self) -> report::Target {
-        let facts = serde_json::json!({
-            "size": self.size,
-            "direct_io": self.is_direct(),
-            "loop_device": self.loop_device,
-        });
+        // What cannot be looked at is left out: it is no reason not to measure.
+        let facts =
+            Topology::of(&self.path).ok().and_then(|facts| serde_json::to_value(facts).ok()).unwrap_or_default();
         report::Target { name: self.path.display().to_string(), facts }
+    }
+
+    /// Where the first byte is that is not zero, if there is one. Reads everything that has blocks until it finds it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn first_content(&self) -> Result<Option<ByteOffset>> {
+        const PIECE: ByteSize = ByteSize::mib(1);
+        let whole = ByteRange::from_start(self.size);
+        let ranges: Vec<ByteRange> = match self.id {
+            FileId::BlockDevice { .. } => vec![whole],
+            FileId::Inode { .. } => Extents::of(&self.file, &self.path, whole)?
+                .filter(|extent| !matches!(extent, Ok(Extent { state: State::Hole | State::Unwritten, .. })))
+                .map(|extent| extent.map(|extent| extent.range))
+                .collect::<Result<_>>()?,
+        };
+        let mut bytes = vec![0; PIECE.to_usize()?];
+        for piece in ranges.into_iter().flat_map(|range| range.pieces(PIECE)) {
+            let bytes = &mut bytes[..piece.len.to_usize()?];
+            let what = || format!("cannot read {} at offset {} to see what it holds", self.path.display(), piece.start);
+            self.file.read_exact_at(bytes, piece.start.bytes()).context(what)?;
+            if let Some(at) = zero::first_nonzero(bytes) {
+                return Ok(Some(piece.start + ByteSize::new(at as u64)));
+            }
+        }
+        Ok(None)
     }
 
     /// The file whose extents hold `region`, and where in it; nothing where no file does, or it cannot be found.
