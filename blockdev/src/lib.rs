@@ -12,6 +12,7 @@ pub mod engine;
 pub mod error;
 pub mod extents;
 pub mod file_id;
+pub mod image;
 pub mod loopdev;
 pub mod mark;
 mod mounts;

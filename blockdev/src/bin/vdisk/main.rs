@@ -2,9 +2,13 @@
 
 mod attach;
 mod completions;
+mod create;
 mod detach;
+mod grow;
 mod info;
 mod list;
+mod report;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -31,9 +35,12 @@ struct Cli {
 enum Command {
     Attach(attach::Args),
     Completions(completions::Args),
+    Create(create::Args),
     Detach(detach::Args),
+    Grow(grow::Args),
     Info(info::Args),
     List(list::Args),
+    Verify(verify::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,8 +51,11 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Attach(args) => attach::run(args, cli.output),
         Command::Completions(args) => completions::run(args),
+        Command::Create(args) => create::run(args, cli.output),
         Command::Detach(args) => detach::run(args, cli.output),
+        Command::Grow(args) => grow::run(args, cli.output),
         Command::Info(args) => info::run(args, cli.output),
         Command::List(args) => list::run(args, cli.output),
+        Command::Verify(args) => verify::run(args, cli.output),
     }
 }
