@@ -93,7 +93,7 @@ fn what_is_no_run_of_this_version_says_why() {
     };
     use ErrorKind::{InvalidInput, Unsupported, VerifyFailed};
     for (text, kind, why) in [
-        (String::new(), InvalidInput, "x.json is no run of bench: it is not JSON"),
+        (String::new(), InvalidInput, "x.json is no run of bench: it is empty"),
         ("\u{7f}ELF".to_owned(), InvalidInput, "it is not JSON"),
         ("[]".to_owned(), InvalidInput, "not an object"),
         ("{}".to_owned(), InvalidInput, "it names no schema"),

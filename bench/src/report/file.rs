@@ -45,8 +45,11 @@ impl Run {
             schema: Option<String>,
             tool: Option<Tool>,
         }
+        if text.is_empty() {
+            return Err(no_run(name, "it is empty"));
+        }
         let header: Header = serde_json::from_slice(text).map_err(|source| {
-            if source.is_eof() && !text.is_empty() {
+            if source.is_eof() {
                 damaged(name, "it is cut short").with_source(source)
             } else {
                 no_run(name, "it is not JSON, or not an object").with_source(source)

@@ -108,7 +108,14 @@ pub fn flattened(value: &serde_json::Value) -> Vec<(String, String)> {
             serde_json::Value::Bool(true) => "yes".to_owned(),
             serde_json::Value::Bool(false) => "no".to_owned(),
             serde_json::Value::String(text) => text.clone(),
-            serde_json::Value::Number(number) => number.as_u64().map_or_else(|| number.to_string(), whole),
+            serde_json::Value::Number(number) => match number.as_u64() {
+                // Facts do not say what their numbers count. These look like bytes, and are read more easily so.
+                Some(number) if number >= 4096 && number.is_multiple_of(512) => {
+                    format!("{} ({})", whole(number), ByteSize::new(number))
+                }
+                Some(number) => whole(number),
+                None => number.to_string(),
+            },
             other => other.to_string(),
         }
     }
@@ -211,6 +218,23 @@ mod tests {
         assert_eq!(whole(1_234_567), "1\u{202f}234\u{202f}567");
         assert_eq!(whole(12), "12");
         assert_eq!(instant("2025-11-22T18:05:31Z".parse().unwrap()), "2025-11-22 18:05 UTC");
+    }
+
+    #[test]
+    fn facts_are_flattened_to_lines() {
+        let facts = serde_json::json!({
+            "size": 8192, "extents": [{"state": "written", "count": 34}], "write_cache": null, "direct_io": true,
+            "sizes": [512, 1.5], "file_system": {"kind": "ext4"}
+        });
+        let expected = [
+            ("direct io", "yes"),
+            ("extents 1 › count", "34"),
+            ("extents 1 › state", "written"),
+            ("file system › kind", "ext4"),
+            ("size", "8\u{202f}192 (8 KiB)"),
+            ("sizes", "512, 1.5"),
+        ];
+        assert_eq!(flattened(&facts), expected.map(|(what, value)| (what.to_owned(), value.to_owned())));
     }
 
     #[test]

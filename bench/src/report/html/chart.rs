@@ -1,12 +1,11 @@
-//! What a plot shows: which cells make which line of which panel.
-
-use std::collections::BTreeSet;
+//! What a plot shows: the points of every line, and the axes.
 
 use super::super::format;
 use super::super::histogram::{Histogram, PERCENTILES};
 use super::super::model::{Cell, Figure, Measure, Parameter, Plot, PlotKind, Run, Series, Unit, Value};
 use super::super::stats;
 use super::axis::{Axis, nines};
+use super::facet::{Facets, Style};
 
 /// A line needs no more points than a panel has pixels.
 const POINTS_MAX: usize = 240;
@@ -48,7 +47,7 @@ pub(super) struct Panel {
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) label: String,
-    pub(super) colour: Colour,
+    pub(super) style: Style,
     /// What it comes to, in words.
     pub(super) summary: String,
     /// Its stretches: it is not drawn from one to the next.
@@ -65,18 +64,6 @@ pub(super) struct Point {
     /// Where it is along the x axis, in words; empty where points are too many for it.
     pub(super) label: String,
 }
-
-/// One of the page's colours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Colour {
-    /// Of things that have no order.
-    Kind(usize),
-    /// Of things from least, 0, to most, 7.
-    Level(usize),
-}
-
-/// The number of colours of each sort.
-pub(super) const COLOURS: usize = 8;
 
 impl Chart {
     /// What `plot` shows of `run`; nothing when no cell has what it wants.
@@ -97,11 +84,10 @@ impl Chart {
         (!chart.panels.is_empty()).then_some(chart)
     }
 
-    fn assemble(run: &Run, plot: &Plot, panels: Vec<Panel>, kind: Kind, unit: Unit) -> Self {
-        let legend: Vec<&str> = declared(run, &plot.lines).map(|parameter| &*parameter.label).collect();
+    fn assemble(plot: &Plot, facets: &Facets, panels: Vec<Panel>, kind: Kind, unit: Unit) -> Self {
         Self {
             title: plot.title.clone(),
-            legend: legend.join(" · "),
+            legend: facets.legend(),
             kind,
             columns: match panels.len() {
                 1 => 1,
@@ -133,7 +119,8 @@ fn figures<'a>(
         }
     }
     let numbers: Option<Vec<u64>> = values.iter().map(|value| number(value)).collect();
-    let panels = panels(run, plot, &cells, |figures| {
+    let facets = facets(run, plot, &cells, Some(along));
+    let panels = facets.panels(&cells, |figures| {
         let mut points: Vec<Point> = figures
             .iter()
             .map(|(value, figure)| {
@@ -159,7 +146,7 @@ fn figures<'a>(
         }
         None => Kind::Rows { along: y },
     };
-    Chart::assemble(run, plot, panels, kind, measure.unit)
+    Chart::assemble(plot, &facets, panels, kind, measure.unit)
 }
 
 /// The percentiles of latencies.
@@ -168,7 +155,8 @@ fn percentiles<'a>(run: &Run, plot: &Plot, cells: impl Iterator<Item = &'a Cell>
         .filter_map(|cell| Some((cell, &cell.latencies.iter().find(|known| known.name == latency)?.histogram)))
         .filter(|(_, histogram)| !histogram.is_empty())
         .collect();
-    let panels = panels(run, plot, &cells, |histograms| {
+    let facets = facets(run, plot, &cells, None);
+    let panels = facets.panels(&cells, |histograms| {
         let summaries: Vec<String> = histograms.iter().map(|histogram| percentile_summary(histogram)).collect();
         (summaries.join("; "), histograms.iter().map(|histogram| percentile_points(histogram)).collect())
     });
@@ -179,7 +167,7 @@ fn percentiles<'a>(run: &Run, plot: &Plot, cells: impl Iterator<Item = &'a Cell>
         y: Axis::log("latency", low.max(1.0), high, Unit::Nanoseconds),
         markers: false,
     };
-    Chart::assemble(run, plot, panels, kind, Unit::Nanoseconds)
+    Chart::assemble(plot, &facets, panels, kind, Unit::Nanoseconds)
 }
 
 /// A measure over time.
@@ -188,7 +176,8 @@ fn courses<'a>(run: &Run, plot: &Plot, cells: impl Iterator<Item = &'a Cell>, me
         .map(|cell| (cell, cell.series.iter().filter(|series| series.measure == measure.name).collect()))
         .filter(|(_, series): &(_, Vec<_>)| !series.is_empty())
         .collect();
-    let panels = panels(run, plot, &cells, |cells| {
+    let facets = facets(run, plot, &cells, None);
+    let panels = facets.panels(&cells, |cells| {
         let all: Vec<f64> = cells.iter().flatten().flat_map(|series| series.values.iter().flatten().copied()).collect();
         let summary = stats::median(&all).map(|median| format!("median {}", format::figure(median, measure.unit)));
         (summary.unwrap_or_default(), cells.iter().flat_map(|series| course_points(series)).collect())
@@ -200,69 +189,11 @@ fn courses<'a>(run: &Run, plot: &Plot, cells: impl Iterator<Item = &'a Cell>, me
         y: Axis::of_measured(&measure.label, measured, measure.unit),
         markers: false,
     };
-    Chart::assemble(run, plot, panels, kind, measure.unit)
+    Chart::assemble(plot, &facets, panels, kind, measure.unit)
 }
 
-/// Divides `cells`, each with what is drawn of it, into panels and lines as `plot` says; `draw` makes the summary and
-/// the stretches of a line of all that fell to it.
-fn panels<T: Clone>(
-    run: &Run,
-    plot: &Plot,
-    cells: &[(&Cell, T)],
-    draw: impl Fn(&[T]) -> (String, Vec<Vec<Point>>),
-) -> Vec<Panel> {
-    let panel_parameters: Vec<&Parameter> = declared(run, &plot.panels).collect();
-    let line_parameters: Vec<&Parameter> = declared(run, &plot.lines).collect();
-    let line_keys: BTreeSet<Key> = cells.iter().map(|(cell, _)| key(cell, &line_parameters)).collect();
-    let ordered = line_parameters.len() == 1
-        && line_keys.len() > 1
-        && line_keys.iter().flatten().all(|value| value.is_some_and(|value| number(value).is_some()));
-
-    let mut panel_keys: Vec<Key> = Vec::new();
-    for (cell, _) in cells {
-        let key = key(cell, &panel_parameters);
-        if !panel_keys.contains(&key) {
-            panel_keys.push(key);
-        }
-    }
-    let panel = |panel_key: Key| {
-        let lines = line_keys.iter().enumerate().filter_map(|(index, line_key)| {
-            let mine: Vec<T> = cells
-                .iter()
-                .filter(|(cell, _)| {
-                    key(cell, &panel_parameters) == panel_key && key(cell, &line_parameters) == *line_key
-                })
-                .map(|(_, drawn)| drawn.clone())
-                .collect();
-            let colour = if ordered {
-                Colour::Level(index * (COLOURS - 1) / (line_keys.len() - 1))
-            } else {
-                Colour::Kind(index % COLOURS)
-            };
-            let label = key_text(line_key, &line_parameters);
-            let (summary, stretches) = draw(&mine);
-            (!mine.is_empty()).then_some(Line { label, colour, summary, stretches })
-        });
-        Panel { title: key_text(&panel_key, &panel_parameters), lines: lines.collect() }
-    };
-    panel_keys.into_iter().map(panel).collect()
-}
-
-/// The values that some parameters have in a cell.
-type Key<'a> = Vec<Option<&'a Value>>;
-
-fn key<'a>(cell: &'a Cell, parameters: &[&Parameter]) -> Key<'a> {
-    parameters.iter().map(|parameter| cell.params.get(&*parameter.name)).collect()
-}
-
-fn key_text(key: &Key, parameters: &[&Parameter]) -> String {
-    let texts = key.iter().zip(parameters).filter_map(|(value, parameter)| Some(format::value((*value)?, parameter)));
-    texts.collect::<Vec<_>>().join(" · ")
-}
-
-/// The parameters of `run` that have these names.
-fn declared<'a>(run: &'a Run, names: &'a [String]) -> impl Iterator<Item = &'a Parameter> {
-    names.iter().filter_map(|name| run.parameters.iter().find(|parameter| parameter.name == *name))
+fn facets<'a, T>(run: &'a Run, plot: &Plot, cells: &[(&Cell, T)], x: Option<&Parameter>) -> Facets<'a> {
+    Facets::new(run, plot, &cells.iter().map(|(cell, _)| *cell).collect::<Vec<_>>(), x)
 }
 
 fn reference_values(plot: &Plot) -> impl Iterator<Item = f64> {

@@ -2,6 +2,7 @@
 
 mod axis;
 mod chart;
+mod facet;
 mod markup;
 mod svg;
 

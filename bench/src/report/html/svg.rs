@@ -2,7 +2,8 @@
 
 use super::super::format;
 use super::axis::Axis;
-use super::chart::{Chart, Colour, Kind, Line, Panel, Point};
+use super::chart::{Chart, Kind, Line, Panel, Point};
+use super::facet::{Colour, Style};
 use super::markup::{Attribute, Markup};
 
 /// About how wide a character of a label is, in the type the style sheet gives it.
@@ -79,7 +80,7 @@ fn lines(m: &mut Markup, chart: &Chart, panel: &Panel, (x, y): (&Axis, &Axis), m
             reference(m, &frame, frame.y(y, *value), label);
         }
         for line in &panel.lines {
-            let class = format!("line {}", class(line.colour));
+            let class = format!("line {}", class(line.style));
             m.element("g", &[("class", &class)], |m| {
                 let summary =
                     [&line.label, &line.summary].map(String::as_str).into_iter().filter(|text| !text.is_empty());
@@ -182,7 +183,7 @@ fn labels(m: &mut Markup, frame: &Frame, y: &Axis, lines: &[Line]) {
         lowest = *at - LABEL_HEIGHT;
     }
     for (at, line) in ends {
-        let class = format!("label {}", class(line.colour));
+        let class = format!("label {}", class(line.style));
         text(m, &class, (frame.end() + 8.0, at + 3.8), &line.label);
     }
 }
@@ -225,7 +226,7 @@ fn rows(m: &mut Markup, chart: &Chart, panel: &Panel, along: &Axis) {
         }
         let mut legend_x = frame.left;
         for line in &panel.lines {
-            let class = class(line.colour);
+            let class = class(line.style);
             if panel.lines.len() > 1 {
                 text(m, &format!("label {class}"), (legend_x, 12.0), &line.label);
                 legend_x += text_width(&line.label) + 16.0;
@@ -292,9 +293,10 @@ fn text_width(text: &str) -> f64 {
     CHARACTER * format::float(text.chars().count() as u64)
 }
 
-fn class(colour: Colour) -> String {
-    match colour {
+fn class(style: Style) -> String {
+    let colour = match style.colour {
         Colour::Kind(index) => format!("k{index}"),
         Colour::Level(level) => format!("l{level}"),
-    }
+    };
+    if style.dash == 0 { colour } else { format!("{colour} d{}", style.dash) }
 }
