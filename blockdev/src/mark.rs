@@ -27,10 +27,14 @@ const VALUE: &[u8] = b"made by onedisk";
 /// # Errors
 /// When neither the file system nor the directory of marks takes the mark.
 pub fn set(file: &File) -> Result<()> {
+    set_or_note(file, &directories()[0])
+}
+
+fn set_or_note(file: &File, directory: &Path) -> Result<()> {
     match set_attribute(file) {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
             let metadata = file.metadata().context(|| "cannot look at the file to mark")?;
-            set_entry(&directories()[0], &metadata)
+            set_entry(directory, &metadata)
         }
         outcome => outcome.context(|| "cannot mark a file as made by onedisk"),
     }
@@ -39,9 +43,13 @@ pub fn set(file: &File) -> Result<()> {
 /// Whether onedisk made the file at `path`. What cannot be looked at was not.
 #[must_use]
 pub fn is_set(path: &Path) -> bool {
+    is_set_or_noted(path, &directories())
+}
+
+fn is_set_or_noted(path: &Path, directories: &[PathBuf]) -> bool {
     has_attribute(path)
         || fs::metadata(path)
-            .is_ok_and(|metadata| directories().iter().any(|directory| directory.join(entry_name(&metadata)).exists()))
+            .is_ok_and(|metadata| directories.iter().any(|directory| directory.join(entry_name(&metadata)).exists()))
 }
 
 fn set_attribute(file: &File) -> io::Result<()> {
@@ -86,16 +94,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_attributes_an_entry_tells_files_apart() {
-        let dir = tempfile::tempdir().unwrap();
-        let (ours, other, made) = (dir.path().join("ours"), dir.path().join("other"), dir.path().join("made"));
-        fs::write(&ours, "").unwrap();
-        fs::write(&other, "").unwrap();
-        let (ours, other) = (fs::metadata(ours).unwrap(), fs::metadata(other).unwrap());
-        set_entry(&made, &ours).unwrap();
-        set_entry(&made, &ours).unwrap();
-        assert!(made.join(entry_name(&ours)).exists());
-        assert!(!made.join(entry_name(&other)).exists());
-        assert_eq!(fs::read_dir(&made).unwrap().count(), 1);
+    fn without_attributes_the_mark_is_noted_elsewhere() {
+        ::tests::needs_root!();
+        let (point, made) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mount = |arguments: &[&str]| {
+            let program = if arguments.is_empty() { "umount" } else { "mount" };
+            std::process::Command::new(program).args(arguments).arg(point.path()).status().unwrap()
+        };
+        assert!(mount(&["-t", "ramfs", "ramfs"]).success());
+        let (ours, renamed, other) =
+            (point.path().join("ours"), point.path().join("renamed"), point.path().join("other"));
+        let known = |path: &Path| is_set_or_noted(path, &[made.path().to_owned()]);
+        let outcome = std::panic::catch_unwind(|| {
+            let file = File::create(&ours).unwrap();
+            set_or_note(&file, made.path()).unwrap();
+            set_or_note(&file, made.path()).unwrap();
+            File::create(&other).unwrap();
+            fs::rename(&ours, &renamed).unwrap();
+            assert!(!has_attribute(&renamed));
+            assert!(known(&renamed) && !known(&other));
+            assert_eq!(fs::read_dir(&made).unwrap().count(), 1);
+        });
+        assert!(mount(&[]).success());
+        outcome.unwrap();
     }
 }

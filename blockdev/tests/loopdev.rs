@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use std::fs::{self, File, OpenOptions};
+use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use blockdev::loopdev::{self, Attachment, LoopDevice, Name, Options};
 use blockdev::{ByteOffset, ByteSize, ErrorKind};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A sparse file, in a directory that goes with it.
 struct Image {
@@ -364,6 +366,26 @@ fn an_open_device_is_refused_with_the_process() {
     assert_eq!(error.to_string(), format!("{} cannot be detached: open in sleep (pid {pid})", device.path.display()));
     assert_eq!(image.users(), std::slice::from_ref(&device), "and it is as it was");
     drop(process);
+    loopdev::detach(&device).unwrap();
+}
+
+#[test]
+fn a_user_that_cannot_be_seen_is_refused_and_the_device_is_as_it_was() {
+    tests::needs_root!();
+    let image = Image::new(ByteSize::mib(1));
+    let device = image.attach().keep().unwrap();
+    // A mapping keeps the device open, without a descriptor.
+    let len = NonZeroUsize::new(4096).unwrap();
+    let node = File::open(&device.path).unwrap();
+    // SAFETY: nobody reads the mapping.
+    let mapping = unsafe { mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &node, 0) }.unwrap();
+    drop(node);
+    let error = loopdev::detach(&device).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("in use by somebody who is not visible here"), "{error}");
+    assert_eq!(image.users(), std::slice::from_ref(&device), "above all, the kernel will not detach it later");
+    // SAFETY: it is ours, and nobody reads it.
+    unsafe { munmap(mapping, len.get()) }.unwrap();
     loopdev::detach(&device).unwrap();
 }
 

@@ -89,6 +89,18 @@ fn a_file_is_attached_listed_and_detached() {
 }
 
 #[test]
+fn a_name_that_is_taken_leaves_nothing_attached() {
+    tests::needs_root!();
+    let dir = scratch();
+    let image = Image::new(dir.path(), "disk");
+    let out = vdisk(&["attach", image.text(), "--name", "null"]);
+    assert_eq!(out.status.code(), Some(3));
+    let expected = "vdisk: /dev/null exists, and is not a link that onedisk made\n  hint: choose another --name\n";
+    assert_eq!(stderr(&out), expected);
+    assert_eq!(image.listed(), None);
+}
+
+#[test]
 fn one_that_is_in_use_keeps_no_other_from_being_detached() {
     tests::needs_root!();
     let dir = scratch();

@@ -18,7 +18,7 @@ const NAME_SIZE: usize = 64;
 
 /// `struct loop_info64`.
 #[repr(C)]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LoopInfo64 {
     /// The `st_dev` of the backing file, in the encoding that stat(2) has.
     pub(super) device: u64,

@@ -104,7 +104,11 @@ impl Attachment {
     pub fn detach(self) -> Result<()> {
         let Self { device, node, .. } = self;
         drop(node);
-        if device.is_still_there() { detach::detach(&device) } else { name::remove_all(device.number) }
+        match detach::detach(&device) {
+            // A new one has gone with its node, and its names go as this ends.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use super::{LoopDevice, abi, name, node, not_attached};
 use crate::error::{Context, Error, Result};
 use crate::file_id::FileId;
@@ -20,44 +22,49 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// [`Refused`](crate::ErrorKind::Refused) when it is mounted, open or otherwise in use, with what uses it;
 /// [`NotFound`](crate::ErrorKind::NotFound) when it is not attached (any more).
 pub fn detach(device: &LoopDevice) -> Result<()> {
-    let path = device.path.display();
-    let Some(number) = node::sysfs(device.number).device_number().filter(|_| device.is_still_there()) else {
-        return Err(not_attached(device.number));
-    };
-    let id = FileId::BlockDevice { number };
-    // Exclusive, so that nobody mounts it between the look at who uses it and the end. It fails if somebody did before,
-    // perhaps where we cannot see it.
-    let mut exclusive = OpenOptions::new();
-    exclusive.read(true).custom_flags(libc::O_EXCL);
+    let Some(number) = node::sysfs(device.number).device_number() else { return Err(not_attached(device.number)) };
     let start = Instant::now();
-    let node = loop {
-        let uses = usage::uses_of(id);
+    while let Some(uses) = try_detach(device, FileId::BlockDevice { number })? {
         let passing = uses.iter().all(|r#use| matches!(r#use, Use::Open { .. })) && start.elapsed() < PATIENCE;
-        match node::open(device.number, &exclusive) {
-            Ok(node) if uses.is_empty() => break node,
-            Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
-                return needs_root(Err(error).context(|| format!("cannot open {path} to detach it")));
-            }
-            _ if passing => thread::sleep(Duration::from_millis(20)),
-            _ => return Err(in_use(device, &uses)),
-        }
-    };
-    needs_root(abi::clr_fd(&node).context(|| format!("cannot detach {path}")))?;
-    drop(node);
-    // The kernel detached it only if nobody else had it open; else it will when the last one closes it.
-    let start = Instant::now();
-    while device.is_still_there() {
-        if start.elapsed() > PATIENCE {
-            let uses = usage::uses_of(id);
-            if let Ok(node) = node::open(device.number, OpenOptions::new().read(true)) {
-                // As it was before; if this fails, then because it is detached at last.
-                let _ = set_autoclear(&node, device.autoclear);
-            }
+        if !passing {
             return Err(in_use(device, &uses));
         }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Detaches `device`, whose node has the identity `id`, unless it is in use: then returns who is using it, as far as can be seen.
+fn try_detach(device: &LoopDevice, id: FileId) -> Result<Option<Vec<Use>>> {
+    let path = device.path.display();
+    let uses = usage::uses_of(id);
+    // Exclusive, so that from here on nobody mounts it, and its number is not given to another file. It fails if somebody
+    // mounted it before, perhaps where we cannot see it.
+    let node = match node::open(device.number, OpenOptions::new().read(true).custom_flags(libc::O_EXCL)) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(Some(uses)),
+        outcome => needs_root(outcome.context(|| format!("cannot open {path} to detach it")))?,
+    };
+    if !device.is_still_there() {
+        return Err(not_attached(device.number));
+    }
+    if !uses.is_empty() {
+        return Ok(Some(uses));
+    }
+    needs_root(abi::clr_fd(&node).context(|| format!("cannot detach {path}")))?;
+    if abi::get_status(&node) != Err(Errno::ENXIO) {
+        // Somebody opened it in between. The kernel would detach it when they close it; leave it as it was instead.
+        set_autoclear(&node, device.autoclear).context(|| format!("cannot leave {path} attached"))?;
+        drop(node);
+        return Ok(Some(usage::uses_of(id)));
+    }
+    name::remove_all(device.number)?;
+    drop(node);
+    // Nothing can keep it any more, but some kernels (5.17) take a moment.
+    let start = Instant::now();
+    while device.is_still_there() && start.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(5));
     }
-    name::remove_all(device.number)
+    Ok(None)
 }
 
 /// Whether the kernel detaches the device when the last one that has it open closes it.

@@ -1,15 +1,16 @@
 //! What a file or device asks of direct I/O.
 
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 
 use serde::Serialize;
 
+use super::file_system::file_system;
 use super::statx::statx;
-use crate::buffer::Memory;
 use crate::error::{Context, Result};
+use crate::file_id::FileId;
+use crate::sysfs::BlockDir;
 use crate::units::ByteSize;
 
 /// What O_DIRECT asks of a file's I/O.
@@ -29,7 +30,7 @@ pub fn direct_io(file: &File) -> Result<Option<DirectIo>> {
     let told = statx(file, libc::STATX_DIOALIGN).context(|| "cannot ask a file for its direct I/O")?;
     if told.stx_mask & libc::STATX_DIOALIGN == 0 {
         // Linux before 6.1, or a file system that does not say.
-        return probe(file).context(|| "cannot try direct I/O on a file");
+        return assumed(file);
     }
     let [memory_align, offset_align] =
         [told.stx_dio_mem_align, told.stx_dio_offset_align].map(|bytes| ByteSize::new(bytes.into()));
@@ -37,46 +38,37 @@ pub fn direct_io(file: &File) -> Result<Option<DirectIo>> {
     Ok((offset_align > ByteSize::ZERO).then_some(DirectIo { memory_align, offset_align }))
 }
 
-/// Opens the file once more and tries. What it asks of memory is not found out but assumed to be the same: safe.
-fn probe(file: &File) -> io::Result<Option<DirectIo>> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let direct = match OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path) {
+/// What is safe to assume where the kernel does not tell: blocks as large as those of the device, or as any device has them.
+/// That a read of smaller ones works would prove nothing: in a hole there is no device to mind.
+fn assumed(file: &File) -> Result<Option<DirectIo>> {
+    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(again) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
-        outcome => outcome?,
+        outcome => outcome.context(|| "cannot try direct I/O on a file")?,
     };
-    let memory = Memory::new(ALIGN_MAX).map_err(io::Error::other)?;
-    // SAFETY: the memory is this long, zeroed, and nobody else has it.
-    let buffer = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr().as_ptr(), ALIGN_MAX) };
-    for align in ALIGNS {
-        match direct.read_at(&mut buffer[..align], 0) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            outcome => {
-                let align = ByteSize::new(outcome.map(|_| align)? as u64);
-                return Ok(Some(DirectIo { memory_align: align, offset_align: align }));
-            }
-        }
-    }
-    Ok(None)
+    let metadata = file.metadata().context(|| "cannot look at a file")?;
+    let number = match FileId::of(&metadata) {
+        FileId::BlockDevice { number } => Some(number),
+        FileId::Inode { .. } => file_system(file)?.and_then(|found| found.device),
+    };
+    let device = number.and_then(BlockDir::of_number).map(|device| device.whole());
+    let block = device.and_then(|device| device.number("queue/logical_block_size")).unwrap_or(4096);
+    Ok(Some(DirectIo { memory_align: ByteSize::new(block), offset_align: ByteSize::new(block) }))
 }
-
-/// The alignments there are, smallest first.
-const ALIGNS: [usize; 4] = [512, 1024, 2048, ALIGN_MAX];
-const ALIGN_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn probing_finds_no_less_than_the_kernel_tells() {
+    fn what_is_assumed_is_no_less_than_the_kernel_tells() {
         let dir = tempfile::tempdir().unwrap();
         let file = File::create_new(dir.path().join("file")).unwrap();
-        file.set_len(1 << 20).unwrap();
-        let (told, found) = (direct_io(&file).unwrap(), probe(&file).unwrap());
-        assert_eq!(told.is_some(), found.is_some());
-        if let (Some(told), Some(found)) = (told, found) {
-            assert_eq!(found.offset_align, told.offset_align);
-            assert!(found.memory_align >= told.memory_align);
+        let (told, assumed) = (direct_io(&file).unwrap(), assumed(&file).unwrap());
+        assert_eq!(told.is_some(), assumed.is_some());
+        if let (Some(told), Some(assumed)) = (told, assumed) {
+            assert!(assumed.offset_align >= told.offset_align);
+            assert!(assumed.memory_align >= told.memory_align);
         }
     }
 
