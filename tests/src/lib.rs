@@ -63,3 +63,59 @@ macro_rules! needs_root {
         }
     };
 }
+
+/// A file system that is mounted for a test. Needs root.
+#[derive(Debug)]
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Makes the directory `at`, and mounts there what `mount ARGUMENTS at` does.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    #[must_use]
+    pub fn new(arguments: &[&str], at: &Path) -> Self {
+        std::fs::create_dir_all(at).expect("a directory to mount on can be made");
+        run("mount", &[arguments, &[text(at)]].concat());
+        Self(at.to_owned())
+    }
+
+    /// Makes a file of `mebibytes` at `image`, an ext4 in it with the options of mkfs.ext4, and mounts it at `at`.
+    ///
+    /// # Panics
+    /// When it cannot be made or mounted.
+    #[must_use]
+    pub fn ext4(mebibytes: u64, options: &[&str], image: &Path, at: &Path) -> Self {
+        File::create(image).and_then(|file| file.set_len(mebibytes << 20)).expect("a sparse file can be made");
+        run("mkfs.ext4", &[&["-q", "-F"], options, &[text(image)]].concat());
+        Self::new(&["-t", "ext4", "-o", "loop", text(image)], at)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let done = try_to_run("umount", &[text(&self.0)]);
+        // A test that fails has said so, and may well hold something open.
+        assert!(done || std::thread::panicking(), "{} can be unmounted", self.0.display());
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("tests name their files in UTF-8")
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    assert!(try_to_run(program, arguments), "{program} {arguments:?} succeeds");
+}
+
+fn try_to_run(program: &str, arguments: &[&str]) -> bool {
+    // Debian keeps what administers disks out of an ordinary user's path.
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/local/sbin:/usr/sbin:/sbin";
+    Command::new(program).args(arguments).env("PATH", path).status().is_ok_and(|status| status.success())
+}

@@ -196,5 +196,8 @@ impl Drop for Uring {
                 std::process::abort();
             }
         }
+        // The kernel takes a closed ring apart later, in the background, and until then holds the files: a file system could
+        // not be unmounted, nor space be had back of a file that is deleted. So they are given back here and now.
+        let _ = self.ring.submitter().unregister_files();
     }
 }

@@ -11,14 +11,14 @@ use super::access::Access;
 use super::allocate::{allocate, prove};
 use super::fill::Method;
 use super::partial::{self, Partial};
-use super::{Cost, Meter, Prealloc, check_size, lock, space};
+use super::{Cost, Meter, Prealloc, check_size, space};
 use crate::cancel::Cancel;
 use crate::engine::{Choice, Kind};
 use crate::error::{Context, Error, Result};
 use crate::extents::{self, Summary};
 use crate::ui::{self, Progress, path_as_text};
 use crate::units::{ByteRange, ByteSize};
-use crate::{loopdev, mark};
+use crate::{lock, loopdev, mark};
 
 /// How an image is to be made.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +109,7 @@ pub fn create(path: &Path, options: &CreateOptions, progress: &mut dyn Progress,
     cancel.check("creating the image")?;
 
     // The last look and the rename are one step to everybody who attaches with onedisk: attaching takes the same lock.
-    let _lock = if target.exists() { lock(&target)? } else { None };
+    let _lock = if target.exists() { lock::exclusive(&target)? } else { None };
     check_target(&target, options.force)?;
     partial.publish(&target, options.force)?;
 

@@ -18,11 +18,12 @@ use serde::Serialize;
 use super::access::Access;
 use super::allocate::{allocate, prove};
 use super::fill::Method;
-use super::{Cost, Meter, Prealloc, check_size, lock, space};
+use super::{Cost, Meter, Prealloc, check_size, space};
 use crate::cancel::Cancel;
 use crate::engine::{Choice, Kind};
 use crate::error::{Context, Error, Result};
 use crate::extents::{self, Summary};
+use crate::lock;
 use crate::loopdev::{self, LoopDevice};
 use crate::ui::{Progress, path_as_text};
 use crate::units::{ByteOffset, ByteRange, ByteSize};
@@ -83,7 +84,7 @@ pub struct Grown {
 pub fn grow(path: &Path, options: &GrowOptions, progress: &mut dyn Progress, cancel: &Cancel) -> Result<Grown> {
     check_size(options.size)?;
     let file = open(path)?;
-    let _lock = lock(path)?;
+    let _lock = lock::exclusive(path)?;
     let has = ByteSize::new(file.metadata().context(|| format!("cannot look at {}", path.display()))?.len());
     let unfinished = unfinished_grow(&file)?;
     let size_before = unfinished.map_or(has, |before| before.min(has));

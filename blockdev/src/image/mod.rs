@@ -15,17 +15,13 @@ mod space;
 mod verify;
 
 use std::fmt;
-use std::fs::File;
-use std::path::Path;
 use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::units::ByteSize;
 
 pub use create::{CreateOptions, Created, create};
@@ -99,19 +95,6 @@ fn check_size(size: ByteSize) -> Result<()> {
         .with_hint("raise the limit: ulimit -f unlimited"));
     }
     Ok(())
-}
-
-/// Keeps others from growing, attaching or replacing the file at `path`, until dropped. Nothing where the file system has no
-/// locks.
-fn lock(path: &Path) -> Result<Option<Flock<File>>> {
-    let file = File::open(path).context(|| format!("cannot open {} to lock it", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => {
-            Err(Error::refused(format!("{} is locked: another program works on it", path.display())))
-        }
-        Err(_) => Ok(None),
-    }
 }
 
 /// What something took: wall time, and the CPU time of this process.

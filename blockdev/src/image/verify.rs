@@ -105,8 +105,8 @@ impl Verified {
     fn judge(&mut self) {
         if let Some(before) = self.unfinished_grow_from {
             self.faults.push(format!(
-                "it was being grown from {before}, and that was cut short (`vdisk grow` finishes it, or with --size {} takes it back)",
-                before.bytes()
+                "growing it from {before} is not finished (if nobody is at it: vdisk grow --size {} finishes it)",
+                self.size.bytes()
             ));
         }
         if let Some(extents) = &self.extents

@@ -6,25 +6,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 
 use super::{LoopDevice, Name, abi, detach, name, node, users_of};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::file_id::FileId;
-use crate::topology;
+use crate::image::unfinished_grow;
 use crate::ui::needs_root;
 use crate::units::{ByteOffset, ByteSize};
+use crate::{lock, topology};
 
 const CONTROL: &str = "/dev/loop-control";
 
 /// How often a device that was free a moment ago may turn out to be taken.
 const RACES_MAX: u32 = 1000;
-
-/// How long to wait for another program that is attaching the same file.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// How to attach a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +126,8 @@ impl Drop for Given {
 ///
 /// # Errors
 /// - [`InvalidInput`](ErrorKind::InvalidInput): no regular file, empty, or not a whole number of blocks.
-/// - [`Refused`](ErrorKind::Refused): it is attached in another way. Two devices would be two caches over one disk.
+/// - [`Refused`](ErrorKind::Refused): it is attached in another way: two devices would be two caches over one disk. Or it was
+///   not grown to its end.
 /// - [`Permission`](ErrorKind::Permission): the caller may not; the hint is the line to type.
 /// - [`Unsupported`](ErrorKind::Unsupported): the kernel has no loop devices, or does not give direct I/O.
 pub fn attach(path: &Path, options: &Options) -> Result<Attachment> {
@@ -139,8 +137,19 @@ pub fn attach(path: &Path, options: &Options) -> Result<Attachment> {
             options.logical_block_size
         )));
     }
+    open(path, options)?;
+    // Nobody else may attach the file between our look at what it is attached to and our attaching it, nor replace it: so
+    // it is opened once more under the lock.
+    let _lock = lock::exclusive(path)?;
     let file = open(path, options)?;
-    let _lock = lock(path)?;
+    if let Some(before) = unfinished_grow(&file)? {
+        let size = file.metadata().context(|| format!("cannot look at {}", path.display()))?.len();
+        return Err(Error::refused(format!(
+            "{} was being grown from {before}, and that was cut short: not all of it is what it should be",
+            path.display()
+        ))
+        .with_hint(format!("finish that first: vdisk grow {} --size {}", path.display(), size)));
+    }
     loop {
         let Some(device) = users_of(&file)?.into_iter().next() else { return attach_new(path, &file, options) };
         let node = take_attached(path, &device, options)?;
@@ -178,24 +187,6 @@ fn open(path: &Path, options: &Options) -> Result<File> {
             Err(Error::io(what(), error).with_hint("attach it read-only: --read-only"))
         }
         outcome => needs_root(outcome.context(what)),
-    }
-}
-
-/// Keeps others from attaching the same file between our look at what it is attached to, and our attaching it. It is a lock
-/// of its own, not on the descriptor that the device keeps: so it goes when this process goes.
-fn lock(path: &Path) -> Result<Flock<File>> {
-    let start = Instant::now();
-    let mut file = File::open(path).context(|| format!("cannot open {} to lock it", path.display()))?;
-    loop {
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((file, Errno::EWOULDBLOCK)) if start.elapsed() < LOCK_WAIT => file,
-            Err((_, Errno::EWOULDBLOCK)) => {
-                return Err(Error::refused(format!("another program holds a lock on {}", path.display())));
-            }
-            Err((_, errno)) => return Err(Error::io(format!("cannot lock {}", path.display()), errno)),
-        };
-        thread::sleep(Duration::from_millis(5));
     }
 }
 
