@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::format;
-use super::model::{Cell, Figure, Measure, Parameter, Run, Steadiness, Value};
+use super::model::{Cell, Figure, Highlight, Measure, Parameter, Run, Steadiness, Value};
 
 /// The cells of one group.
 #[derive(Debug)]
@@ -68,6 +68,23 @@ impl<'a> Section<'a> {
             .collect();
         texts.join(" · ")
     }
+}
+
+/// A run's highlights: what each is, its figure, and what that counts. Numbers that are not a disk's are no highlight.
+pub(super) fn highlights(run: &Run) -> Vec<(&str, String, String)> {
+    let shown = |highlight: &Highlight| {
+        let cell = run.cells.iter().find(|cell| cell.name == highlight.cell && cell.not_disk.is_none())?;
+        let measure = run.measures.iter().find(|measure| measure.name == highlight.measure)?;
+        let text = format::figure(cell.figures.get(&highlight.measure)?.value, measure.unit);
+        Some(text.split_once(' ').map_or_else(
+            || (text.clone(), measure.label.to_string()),
+            |(number, unit)| (number.to_owned(), unit.to_owned()),
+        ))
+    };
+    run.highlights
+        .iter()
+        .filter_map(|highlight| shown(highlight).map(|(number, unit)| (highlight.label.as_str(), number, unit)))
+        .collect()
 }
 
 /// How far the rounds of a figure lie apart: half their span, as a share of the median. Nothing for a single round.

@@ -7,7 +7,7 @@ use comfy_table::{Cell as TableCell, CellAlignment, ContentLineStyle, LineStyle,
 use super::compare::{Comparison, MeasureChange, Verdict};
 use super::format;
 use super::model::{Better, Cell, Environment, Finding, Measure, Run, Severity};
-use super::section::{Section, notes, spread_text};
+use super::section::{Section, highlights, notes, spread_text};
 
 /// Columns apart by two spaces, the header underlined: it reads well, and pastes well into a mail.
 const STYLE: TableStyle = TableStyle::new()
@@ -37,6 +37,14 @@ impl Run {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = format!("{}\n", self.title());
+        let highlights = highlights(self);
+        let label_width = highlights.iter().map(|(label, ..)| label.chars().count()).max().unwrap_or(0);
+        if !highlights.is_empty() {
+            text += "\n";
+        }
+        for (label, number, unit) in highlights {
+            let _ = writeln!(text, "  {label:<label_width$}  {number:>5} {unit}");
+        }
         for finding in &self.findings {
             text += "\n";
             text += &finding_text(finding);

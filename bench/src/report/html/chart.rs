@@ -85,15 +85,17 @@ impl Chart {
     }
 
     fn assemble(plot: &Plot, facets: &Facets, panels: Vec<Panel>, kind: Kind, unit: Unit) -> Self {
+        let columns = match (&kind, panels.len()) {
+            // The names of rows take room.
+            (Kind::Rows { .. }, _) | (_, 1) => 1,
+            (_, 2 | 4) => 2,
+            _ => 3,
+        };
         Self {
             title: plot.title.clone(),
             legend: facets.legend(),
             kind,
-            columns: match panels.len() {
-                1 => 1,
-                2 | 4 => 2,
-                _ => 3,
-            },
+            columns,
             panels,
             references: plot.references.iter().map(|r| (r.value, r.label.clone())).collect(),
             unit,

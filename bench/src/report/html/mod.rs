@@ -13,8 +13,8 @@ use blockdev::Result;
 use super::file::replace;
 use super::format;
 use super::histogram::{Histogram, PERCENTILES};
-use super::model::{Cell, Finding, Latency, Measure, Run, Schema, Severity, Unit};
-use super::section::{Section, notes, spread_text};
+use super::model::{Cell, Finding, Latency, Run, Schema, Severity, Unit};
+use super::section::{self, Section, notes, spread_text};
 use chart::Chart;
 use markup::Markup;
 
@@ -82,7 +82,7 @@ fn body(m: &mut Markup, run: &Run) {
     highlights(m, run);
     findings(m, run);
     for section in Section::all(run) {
-        self::section(m, run, &section);
+        section_of(m, run, &section);
     }
     latencies(m, run);
     environment(m, run);
@@ -99,28 +99,18 @@ fn command_line(command: &[String]) -> String {
 }
 
 fn highlights(m: &mut Markup, run: &Run) {
-    let figures: Vec<(&str, &Measure, f64)> = run
-        .highlights
-        .iter()
-        .filter_map(|highlight| {
-            let cell = run.cells.iter().find(|cell| cell.name == highlight.cell && cell.not_disk.is_none())?;
-            let measure = run.measures.iter().find(|measure| measure.name == highlight.measure)?;
-            Some((highlight.label.as_str(), measure, cell.figures.get(&highlight.measure)?.value))
-        })
-        .collect();
-    if figures.is_empty() {
+    let highlights = section::highlights(run);
+    if highlights.is_empty() {
         return;
     }
     m.element("dl", &[("class", &"highlights")], |m| {
-        for (label, measure, value) in figures {
+        for (label, number, unit) in highlights {
             m.element("div", &[], |m| {
                 m.leaf("dt", &[], label);
                 m.element("dd", &[], |m| {
-                    let text = format::figure(value, measure.unit);
-                    let (number, unit) = text.split_once(' ').unwrap_or((&text, &measure.label));
-                    m.text(number);
+                    m.text(&number);
                     m.text(" ");
-                    m.leaf("small", &[], unit);
+                    m.leaf("small", &[], &unit);
                 });
             });
         }
@@ -159,7 +149,7 @@ fn findings(m: &mut Markup, run: &Run) {
     m.newline();
 }
 
-fn section(m: &mut Markup, run: &Run, section: &Section) {
+fn section_of(m: &mut Markup, run: &Run, section: &Section) {
     m.element("section", &[], |m| {
         m.leaf("h2", &[], section.title);
         m.leaf("p", &[("class", &"soft")], &section.common_text());

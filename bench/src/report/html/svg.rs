@@ -12,8 +12,14 @@ const CHARACTER: f64 = 6.1;
 /// How far apart the lines' labels are at least.
 const LABEL_HEIGHT: f64 = 13.0;
 
+/// How much wider bold labels are.
+const BOLD: f64 = 1.1;
+
 /// How high a row of a chart of rows is.
 const ROW_HEIGHT: f64 = 26.0;
+
+/// How far apart the points of a row lie, where it has several.
+const LANE_HEIGHT: f64 = 7.0;
 
 /// The place of one panel: the size of its picture, and the margins around what is drawn.
 struct Frame {
@@ -70,7 +76,8 @@ fn lines(m: &mut Markup, chart: &Chart, panel: &Panel, (x, y): (&Axis, &Axis), m
         width,
         height,
         left: 10.0 + longest(&mut y.ticks.iter().map(|tick| tick.label.as_str())),
-        right: 14.0 + longest(&mut chart.panels.iter().flat_map(|panel| &panel.lines).map(|line| line.label.as_str())),
+        right: 14.0
+            + BOLD * longest(&mut chart.panels.iter().flat_map(|panel| &panel.lines).map(|line| line.label.as_str())),
         top: 24.0,
         bottom: 38.0,
     };
@@ -189,28 +196,20 @@ fn labels(m: &mut Markup, frame: &Frame, y: &Axis, lines: &[Line]) {
 }
 
 fn rows(m: &mut Markup, chart: &Chart, panel: &Panel, along: &Axis) {
-    let names = |panel: &Panel| -> Vec<(f64, String)> {
-        let mut names: Vec<(f64, String)> = Vec::new();
-        for point in panel.lines.iter().flat_map(|line| &line.stretches).flatten() {
-            if !names.iter().any(|(row, _)| *row == point.x) {
-                names.push((point.x, point.label.clone()));
-            }
-        }
-        names.sort_by(|a, b| a.0.total_cmp(&b.0));
-        names
-    };
-    let longest = chart.panels.iter().flat_map(names).map(|(_, name)| text_width(&name)).fold(0.0, f64::max);
-    let names = names(panel);
-    let legend = if panel.lines.len() > 1 { 18.0 } else { 0.0 };
-    let width = if chart.columns == 1 { 720.0 } else { 520.0 };
+    let longest = chart.panels.iter().flat_map(row_names).map(|(_, name)| text_width(&name)).fold(0.0, f64::max);
+    let names = row_names(panel);
+    let several = panel.lines.len() > 1;
+    let row_height = if several { 14.0 + LANE_HEIGHT * format::float(panel.lines.len() as u64) } else { ROW_HEIGHT };
+    let above = if several || !chart.references.is_empty() { 20.0 } else { 4.0 };
     let frame = Frame {
-        width,
-        height: 48.0 + legend + ROW_HEIGHT * format::float(names.len() as u64),
+        width: 720.0,
+        height: above + row_height * format::float(names.len() as u64) + 38.0,
         left: 14.0 + longest,
         right: 64.0,
-        top: 8.0 + legend,
+        top: above,
         bottom: 38.0,
     };
+    let middle = |row: usize| frame.top + row_height * (format::float(row as u64) + 0.5);
     picture(m, chart, panel, &frame, |m| {
         m.element("g", &[("class", &"axes")], |m| {
             for tick in &along.ticks {
@@ -220,46 +219,70 @@ fn rows(m: &mut Markup, chart: &Chart, panel: &Panel, along: &Axis) {
             }
             text(m, "end title", (frame.end(), frame.height - 5.0), &along.title);
         });
-        let height = |row: usize| frame.top + ROW_HEIGHT * (format::float(row as u64) + 0.5);
         for (row, (_, name)) in names.iter().enumerate() {
-            text(m, "end name", (frame.left - 10.0, height(row) + 3.8), name);
-        }
-        let mut legend_x = frame.left;
-        for line in &panel.lines {
-            let class = class(line.style);
-            if panel.lines.len() > 1 {
-                text(m, &format!("label {class}"), (legend_x, 12.0), &line.label);
-                legend_x += text_width(&line.label) + 16.0;
-            }
-            for point in line.stretches.iter().flatten() {
-                let row = names.iter().position(|(row, _)| *row == point.x).unwrap_or_default();
-                m.element("g", &[("class", &format!("line {class}"))], |m| {
-                    let at = (frame.x(along, point.y), height(row));
-                    if panel.lines.len() == 1 {
-                        segment(m, "bar", (frame.left, at.1), at);
-                    }
-                    marker(m, chart, line, point, at, |m| {
-                        if let Some((low, high)) = point.span {
-                            segment(m, "span", (frame.x(along, low), at.1), (frame.x(along, high), at.1));
-                        }
-                    });
-                });
-                if panel.lines.len() == 1 {
-                    let end = point.span.map_or(point.y, |(_, high)| high);
-                    let beside = (frame.x(along, end) + 8.0, height(row) + 3.8);
-                    text(m, "value", beside, &format::figure(point.y, chart.unit));
-                }
-            }
+            text(m, "end name", (frame.left - 10.0, middle(row) + 3.8), name);
         }
         for (value, label) in &chart.references {
             let at = frame.x(along, *value);
             m.element("g", &[("class", &"reference")], |m| {
-                segment(m, "", (at, frame.top), (at, frame.floor()));
-                text(m, "end", (at - 4.0, frame.floor() - 4.0), label);
+                segment(m, "", (at, frame.top - 4.0), (at, frame.floor()));
+                text(m, "end", (at, frame.top - 8.0), label);
+            });
+        }
+        let mut legend_x = 0.0;
+        for (lane, line) in panel.lines.iter().enumerate() {
+            if several {
+                text(m, &format!("label {}", class(line.style)), (legend_x, 11.0), &line.label);
+                legend_x += text_width(&line.label) * BOLD + 18.0;
+            }
+            // Where a row has several points, they lie below each other.
+            let offset =
+                LANE_HEIGHT * (format::float(lane as u64) - (format::float(panel.lines.len() as u64) - 1.0) / 2.0);
+            m.element("g", &[("class", &format!("line {}", class(line.style)))], |m| {
+                for point in line.stretches.iter().flatten() {
+                    let row = names.iter().position(|(row, _)| *row == point.x).unwrap_or_default();
+                    row_point(m, chart, line, point, (&frame, along, middle(row) + offset), several);
+                }
             });
         }
         m.newline();
     });
+}
+
+/// The rows of a panel, from the top: what identifies each, and its name.
+fn row_names(panel: &Panel) -> Vec<(f64, String)> {
+    let mut names: Vec<(f64, String)> = Vec::new();
+    for point in panel.lines.iter().flat_map(|line| &line.stretches).flatten() {
+        if !names.iter().any(|(row, _)| *row == point.x) {
+            names.push((point.x, point.label.clone()));
+        }
+    }
+    names.sort_by(|a, b| a.0.total_cmp(&b.0));
+    names
+}
+
+/// One point of a row, at height `y`; where it is the only one, with a bar to it and its value beside it.
+fn row_point(
+    m: &mut Markup,
+    chart: &Chart,
+    line: &Line,
+    point: &Point,
+    (frame, along, y): (&Frame, &Axis, f64),
+    several: bool,
+) {
+    let at = (frame.x(along, point.y), y);
+    if !several {
+        segment(m, "bar", (frame.left, y), at);
+    }
+    marker(m, chart, line, point, at, |m| {
+        if let Some((low, high)) = point.span {
+            segment(m, "span", (frame.x(along, low), y), (frame.x(along, high), y));
+        }
+    });
+    if !several {
+        let end = point.span.map_or(point.y, |(_, high)| high);
+        text(m, "value", (frame.x(along, end) + 8.0, y + 3.8), &format::figure(point.y, chart.unit));
+    }
 }
 
 fn reference(m: &mut Markup, frame: &Frame, at: f64, label: &str) {
