@@ -1,10 +1,14 @@
 //! Measuring one disk: what it can do, and whether it keeps what it acknowledged.
 
+mod flush;
 mod outcome;
 mod plan;
+mod profile;
 mod rival;
 mod safety;
+mod scratch;
 mod target;
+mod unwritten;
 pub mod verify;
 
 use std::time::{Duration, Instant};
@@ -17,8 +21,11 @@ use crate::report::{self, Cell, Environment, Finding, Plot, PlotKind, Run, Sever
 use outcome::Rounds;
 
 pub use plan::{Common, Spec, Sweep, cells};
+pub use profile::Profile;
 pub use safety::may_overwrite;
+pub use scratch::Scratch;
 pub use target::{Caching, Target};
+pub use unwritten::measure as measure_unwritten;
 
 /// Is told how far an experiment has come.
 pub trait Progress {
@@ -61,7 +68,7 @@ pub fn measure(
     cancel: &Cancel,
 ) -> Result<Run> {
     let began = Instant::now();
-    let names: Vec<String> = targets.iter().map(|target| target.path().display().to_string()).collect();
+    let names: Vec<String> = targets.iter().map(|target| target.name().to_owned()).collect();
     let environment = Environment::of_this_machine(targets.iter().map(Target::facts).collect());
     let mut run = Run::begin("disk", names.join(", "), environment);
     let mut outcomes: Vec<Outcome> = specs.iter().map(|_| Outcome::default()).collect();
@@ -87,7 +94,7 @@ pub fn measure(
             }
         }
     }
-    run.findings = findings(specs, &outcomes);
+    run.findings = findings(specs, targets, &outcomes);
     run.parameters =
         vec![v::TARGET, v::RW, v::BLOCK_SIZE, v::QUEUE_DEPTH, v::JOBS, v::FDATASYNC, v::RATE, v::ENGINE, v::PROGRAM];
     run.measures =
@@ -96,6 +103,7 @@ pub fn measure(
     for (spec, outcome) in specs.iter().zip(outcomes) {
         run.cells.extend(outcome.into_cells(spec, &targets[spec.target], fio.as_deref()));
     }
+    profile::highlight(&mut run, specs);
     run.findings.extend(fio.and_then(|fio| rival::summary(&run.cells, &fio)));
     run.end(began.elapsed(), !cancel.is_cancelled());
     Ok(run)
@@ -139,18 +147,17 @@ impl Outcome {
 
     /// Our cell, and that of `fio` where it ran too.
     fn into_cells(self, spec: &Spec, target: &Target, fio: Option<&str>) -> Vec<Cell> {
-        let mut cells = Vec::new();
-        if !self.rounds.is_empty() {
-            cells.push(self.rounds.into_cell(spec, target, "bench"));
+        let cell = |rounds: Rounds| (!rounds.is_empty()).then(|| rounds.into_cell(spec, target.name()));
+        let (mut ours, mut theirs) = (cell(self.rounds), cell(self.rival));
+        if let Some(fio) = fio {
+            ours = ours.map(|cell| cell.with_param(&v::PROGRAM, "bench"));
+            theirs = theirs.map(|cell| cell.with_param(&v::PROGRAM, fio));
         }
-        if let Some(fio) = fio.filter(|_| !self.rival.is_empty()) {
-            let mut theirs = self.rival.into_cell(spec, target, fio);
+        if let (Some(ours), Some(theirs)) = (&mut ours, &mut theirs) {
             theirs.name += ", fio";
-            if let Some(ours) = cells.first_mut() {
-                rival::compare(ours, &theirs);
-            }
-            cells.push(theirs);
+            rival::compare(ours, theirs);
         }
+        let mut cells: Vec<Cell> = ours.into_iter().chain(theirs).collect();
         for cell in &mut cells {
             cell.not_disk.clone_from(&self.not_disk);
         }
@@ -165,7 +172,7 @@ fn with_cause(error: &Error) -> String {
 }
 
 /// What the cells together have to say.
-fn findings(specs: &[Spec], outcomes: &[Outcome]) -> Vec<Finding> {
+fn findings(specs: &[Spec], targets: &[Target], outcomes: &[Outcome]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     let mut say = |finding: Finding| {
         if !findings.contains(&finding) {
@@ -192,6 +199,7 @@ fn findings(specs: &[Spec], outcomes: &[Outcome]) -> Vec<Finding> {
             )
             .with_hint("a lower --rate, or a greater --iodepth"));
         }
+        flush::finding(spec, &targets[spec.target], outcome.rounds.syncs()).map(&mut say);
         for notice in &outcome.notices {
             say(Finding::new(Severity::Note, "engine", notice));
         }

@@ -1,7 +1,6 @@
 //! From what was measured to what is reported: rounds of one cell become a [`Cell`].
 
 use super::plan::Spec;
-use super::target::Target;
 use crate::load::{Measured, Tally};
 use crate::report::vocabulary as v;
 use crate::report::{Cell, Histogram, Latency, Series, Steadiness, stats};
@@ -88,6 +87,11 @@ impl Rounds {
         self.iops.is_empty() && self.errors == 0
     }
 
+    /// The latencies of fdatasync.
+    pub(super) fn syncs(&self) -> &Histogram {
+        &self.syncs
+    }
+
     /// Whether IOPS had settled, by the sum of all rounds in each interval.
     fn steadiness(&self) -> Steadiness {
         let courses: Vec<&Series> = self.series.iter().filter(|series| series.measure == v::IOPS.name).collect();
@@ -97,15 +101,14 @@ impl Rounds {
     }
 
     /// The cell as it is reported.
-    pub(super) fn into_cell(self, spec: &Spec, target: &Target, program: &str) -> Cell {
+    pub(super) fn into_cell(self, spec: &Spec, target: &str) -> Cell {
         let work = &spec.work;
         let mut cell = Cell::new(spec.group, &spec.name)
-            .with_param(&v::TARGET, target.path().display().to_string())
+            .with_param(&v::TARGET, target)
             .with_param(&v::RW, work.pattern.name())
             .with_param(&v::BLOCK_SIZE, work.block)
             .with_param(&v::QUEUE_DEPTH, work.depth)
             .with_param(&v::JOBS, work.jobs)
-            .with_param(&v::PROGRAM, program)
             .with_param(&v::ENGINE, self.engine.clone().unwrap_or_else(|| spec.engine.to_string()));
         if work.fdatasync > 0 {
             cell = cell.with_param(&v::FDATASYNC, work.fdatasync);

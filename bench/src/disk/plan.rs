@@ -116,7 +116,7 @@ pub fn cells(sweep: &Sweep, common: &Common, targets: &[Target]) -> Result<Vec<S
         spec.group = Spec::group_of(&spec.work);
         spec.name = name(&spec.work);
         if targets.len() > 1 {
-            spec.name += &format!(" on {}", target.path().display());
+            spec.name += &format!(" on {}", target.name());
         }
         if sweep.engines.len() > 1 {
             spec.name += &format!(" through {}", spec.engine);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use blockdev::engine::{Choice, Config, Engine};
 use blockdev::extents::{Extent, Extents, State};
 use blockdev::loopdev::LoopDevice;
-use blockdev::topology::Topology;
+use blockdev::topology::{Topology, WriteCache};
 use blockdev::{
     ByteOffset, ByteRange, ByteSize, Context, Error, ErrorKind, FileId, Result, engine, extents, topology, zero,
 };
@@ -40,6 +40,7 @@ pub enum Caching {
 /// A file or block device to be measured.
 #[derive(Debug)]
 pub struct Target {
+    name: String,
     path: PathBuf,
     file: File,
     id: FileId,
@@ -83,7 +84,20 @@ impl Target {
                 .with_hint("--buffered measures it through the page cache"));
         }
         let id = FileId::of(&metadata);
-        Ok(Self { path: path.to_owned(), file, size, direct, loop_device: loop_device(id), id })
+        let name = shown.to_string();
+        Ok(Self { name, path: path.to_owned(), file, size, direct, loop_device: loop_device(id), id })
+    }
+
+    /// The same under another name than its path, for reports of what has another path each time.
+    #[must_use]
+    pub fn named(self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// What reports call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What it was opened as.
@@ -179,7 +193,14 @@ impl Target {
         // What cannot be looked at is left out: it is no reason not to measure.
         let facts =
             Topology::of(&self.path).ok().and_then(|facts| serde_json::to_value(facts).ok()).unwrap_or_default();
-        report::Target { name: self.path.display().to_string(), facts }
+        report::Target { name: self.name.clone(), facts }
+    }
+
+    /// What the device at the bottom says of its write cache.
+    #[must_use]
+    pub fn write_cache(&self) -> Option<WriteCache> {
+        let topology = Topology::of(&self.path).ok()?;
+        topology.below.as_deref().unwrap_or(&topology).device.as_ref()?.write_cache
     }
 
     /// Where the first byte is that is not zero, if there is one. Reads everything that has blocks until it finds it.

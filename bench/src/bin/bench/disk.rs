@@ -1,9 +1,9 @@
 //! `bench disk`: measure a file, an image or a block device.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bench::disk::{self, Caching, Common, Method, Progress, Sweep, Target};
+use bench::disk::{self, Caching, Common, Method, Profile, Progress, Scratch, Spec, Sweep, Target};
 use bench::load::Pattern;
 use bench::report::Run;
 use blockdev::engine::Choice;
@@ -11,30 +11,33 @@ use blockdev::{ByteSize, Cancel, Error, ErrorKind, Result, ui};
 
 /// Measure a disk: a file, an image or a block device.
 ///
+/// Without a target it makes an image of its own, attaches it to a loop device where it may, measures both, and removes
+/// them. Without --rw, --bs and the like it runs a standard profile of about a minute.
+///
 /// Parameters that take a list are swept: every combination is one cell of the result.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The file or block device.
-    target: PathBuf,
+    target: Option<PathBuf>,
 
-    /// Access pattern: read, write, randread, randwrite or randrw.
-    #[arg(long, value_name = "PATTERN", value_delimiter = ',', default_value = "randread")]
+    /// Access pattern: read, write, randread, randwrite or randrw [default: randread].
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     rw: Vec<Pattern>,
 
-    /// Bytes per I/O, such as 8k.
-    #[arg(long, value_name = "SIZE", value_delimiter = ',', default_value = "8k")]
+    /// Bytes per I/O [default: 8k].
+    #[arg(long, value_name = "SIZE", value_delimiter = ',')]
     bs: Vec<ByteSize>,
 
-    /// I/Os that each job keeps in flight.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "16")]
+    /// I/Os that each job keeps in flight [default: 16].
+    #[arg(long, value_name = "N", value_delimiter = ',')]
     iodepth: Vec<u32>,
 
-    /// Jobs that run side by side, each a thread.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1")]
+    /// Jobs that run side by side, each a thread [default: 1].
+    #[arg(long, value_name = "N", value_delimiter = ',')]
     jobs: Vec<u32>,
 
-    /// An fdatasync after so many writes of a job; 0 is never.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0")]
+    /// An fdatasync after so many writes of a job; 0 is never [default: 0].
+    #[arg(long, value_name = "N", value_delimiter = ',')]
     fdatasync: Vec<u32>,
 
     /// Start so many I/Os a second, whether or not the disk is ready (an open loop with Poisson arrivals), and report
@@ -42,8 +45,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IOPS", value_delimiter = ',')]
     rate: Vec<f64>,
 
-    /// How I/O is submitted: auto, uring, uring-sqpoll or threads.
-    #[arg(long, value_name = "ENGINE", value_delimiter = ',', default_value = "auto")]
+    /// How I/O is submitted: auto, uring, uring-sqpoll or threads [default: auto].
+    #[arg(long, value_name = "ENGINE", value_delimiter = ',')]
     engine: Vec<Choice>,
 
     /// Of 100 I/Os of randrw, how many are reads.
@@ -58,17 +61,29 @@ pub(crate) struct Args {
     #[arg(long)]
     size: Option<ByteSize>,
 
-    /// How long each cell is measured, such as 10s; a bare number is seconds.
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
-    runtime: Duration,
+    /// How long each cell is measured, such as 500ms; a bare number is seconds [default: 10s].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    runtime: Option<Duration>,
 
-    /// How long each cell runs before it is measured.
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
-    warmup: Duration,
+    /// How long each cell runs before it is measured [default: 1s].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    warmup: Option<Duration>,
 
-    /// How often all cells are run, one after the other; figures are medians of the rounds.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
+    /// How often all cells are run, one after the other; figures are medians of the rounds [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+
+    /// The profile in about 15 seconds: fewer block sizes and queue depths.
+    #[arg(long, conflicts_with_all = ["rw", "bs", "iodepth", "jobs", "fdatasync", "rate", "engine"])]
+    quick: bool,
+
+    /// Without a target: where to make the image.
+    #[arg(long, value_name = "DIR", default_value = ".", conflicts_with = "target")]
+    scratch: PathBuf,
+
+    /// Without a target: how large the image is.
+    #[arg(long, value_name = "SIZE", default_value = "2G", conflicts_with = "target")]
+    scratch_size: ByteSize,
 
     /// Run the same load through another program after each of ours, and print the ratio of the two.
     #[arg(long, value_name = "PROGRAM")]
@@ -139,37 +154,92 @@ impl Progress for Shown {
     }
 }
 
+impl Args {
+    /// What the options sweep, or nothing if they leave it to the profile.
+    fn sweep(&self) -> Option<Sweep> {
+        let given = !(self.rw.is_empty()
+            && self.bs.is_empty()
+            && self.iodepth.is_empty()
+            && self.jobs.is_empty()
+            && self.fdatasync.is_empty()
+            && self.rate.is_empty()
+            && self.engine.is_empty());
+        fn or<T: Clone>(given: &[T], default: Vec<T>) -> Vec<T> {
+            if given.is_empty() { default } else { given.to_vec() }
+        }
+        let default = Sweep::default();
+        let rates: Vec<Option<f64>> = self.rate.iter().copied().map(Some).collect();
+        given.then(|| Sweep {
+            patterns: or(&self.rw, default.patterns),
+            blocks: or(&self.bs, default.blocks),
+            depths: or(&self.iodepth, default.depths),
+            jobs: or(&self.jobs, default.jobs),
+            fdatasync: or(&self.fdatasync, default.fdatasync),
+            rates: or(&rates, default.rates),
+            engines: or(&self.engine, default.engines),
+        })
+    }
+
+    fn common(&self) -> Common {
+        Common {
+            read_percent: self.rwmixread,
+            offset: self.offset,
+            size: self.size,
+            seed: self.seed,
+            warmup: self.warmup.unwrap_or(Duration::from_secs(1)),
+            runtime: self.runtime.unwrap_or(Duration::from_secs(10)),
+        }
+    }
+
+    fn caching(&self) -> Caching {
+        match (self.direct, self.buffered) {
+            (true, _) => Caching::Direct,
+            (_, true) => Caching::Buffered,
+            _ => Caching::Auto,
+        }
+    }
+
+    /// What is run on `targets`, and how often.
+    fn plan(&self, targets: &[Target]) -> Result<(Vec<Spec>, u32)> {
+        if let Some(sweep) = self.sweep() {
+            return Ok((disk::cells(&sweep, &self.common(), targets)?, self.rounds.unwrap_or(1)));
+        }
+        let profile = if self.quick { Profile::Quick } else { Profile::Standard };
+        let rounds = self.rounds.unwrap_or(profile.rounds());
+        let mut specs = profile.cells(&self.common(), rounds, targets)?;
+        for spec in &mut specs {
+            spec.work.warmup = self.warmup.unwrap_or(spec.work.warmup);
+            spec.work.runtime = self.runtime.unwrap_or(spec.work.runtime);
+        }
+        Ok((specs, rounds))
+    }
+}
+
 pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
     let cancel = Cancel::on_signals()?;
-    let caching = match (args.direct, args.buffered) {
-        (true, _) => Caching::Direct,
-        (_, true) => Caching::Buffered,
-        _ => Caching::Auto,
+    let began = Instant::now();
+    // Dropped last: the image goes when nothing measures it any more.
+    let mut scratch = None;
+    let targets = match &args.target {
+        Some(path) => vec![Target::open(path, args.caching())?],
+        None => {
+            let made = Scratch::make(&args.scratch, args.scratch_size, &mut ui::ProgressBar::new(), &cancel)?;
+            scratch.insert(made).targets()?
+        }
     };
-    let targets = [Target::open(&args.target, caching)?];
-    let sweep = Sweep {
-        patterns: args.rw.clone(),
-        blocks: args.bs.clone(),
-        depths: args.iodepth.clone(),
-        jobs: args.jobs.clone(),
-        fdatasync: args.fdatasync.clone(),
-        rates: if args.rate.is_empty() { vec![None] } else { args.rate.iter().copied().map(Some).collect() },
-        engines: args.engine.clone(),
-    };
-    let common = Common {
-        read_percent: args.rwmixread,
-        offset: args.offset,
-        size: args.size,
-        seed: args.seed,
-        warmup: args.warmup,
-        runtime: args.runtime,
-    };
-    let specs = disk::cells(&sweep, &common, &targets)?;
-    if specs.iter().any(|spec| spec.work.pattern.writes()) {
+    let (specs, rounds) = args.plan(&targets)?;
+    if scratch.is_none() && specs.iter().any(|spec| spec.work.pattern.writes()) {
         targets.iter().try_for_each(|target| disk::may_overwrite(target, args.destroy))?;
     }
-    let method = Method { rounds: args.rounds, against_fio: args.against.is_some() };
-    let run = disk::measure(&targets, &specs, method, &mut Shown::default(), &cancel)?;
+    let method = Method { rounds, against_fio: args.against.is_some() };
+    let mut run = disk::measure(&targets, &specs, method, &mut Shown::default(), &cancel)?;
+    if let Some(scratch) = &scratch {
+        if args.sweep().is_none() {
+            disk::measure_unwritten(&mut run, scratch.directory(), &mut Shown::default(), &cancel)?;
+        }
+        run.findings.extend_from_slice(scratch.findings());
+    }
+    run.end(began.elapsed(), !cancel.is_cancelled());
     ui::print_result(output, &run, Run::to_text)?;
     if let Some(path) = &args.save {
         run.save(path, args.force)?;
