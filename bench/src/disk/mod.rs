@@ -20,7 +20,7 @@ use crate::report::vocabulary as v;
 use crate::report::{self, Cell, Environment, Finding, Plot, PlotKind, Run, Severity};
 use outcome::Rounds;
 
-pub use plan::{Common, Spec, Sweep, cells};
+pub use plan::{Common, Spec, Sweep, cells, region};
 pub use profile::Profile;
 pub use safety::may_overwrite;
 pub use scratch::Scratch;
@@ -53,6 +53,14 @@ pub struct Method {
     pub against_fio: bool,
 }
 
+/// A run on `targets` that has measured nothing yet.
+#[must_use]
+pub fn begin(targets: &[Target]) -> Run {
+    let names: Vec<&str> = targets.iter().map(Target::name).collect();
+    let environment = Environment::of_this_machine(targets.iter().map(Target::facts).collect());
+    Run::begin("disk", names.join(", "), environment)
+}
+
 /// Runs each of `specs` on its target, and all of them again in each further round, so that whatever changes meanwhile
 /// changes for all. Once `cancel` is set, what was measured by then is returned, and [`Run::completed`] is false.
 ///
@@ -68,9 +76,7 @@ pub fn measure(
     cancel: &Cancel,
 ) -> Result<Run> {
     let began = Instant::now();
-    let names: Vec<String> = targets.iter().map(|target| target.name().to_owned()).collect();
-    let environment = Environment::of_this_machine(targets.iter().map(Target::facts).collect());
-    let mut run = Run::begin("disk", names.join(", "), environment);
+    let mut run = begin(targets);
     let mut outcomes: Vec<Outcome> = specs.iter().map(|_| Outcome::default()).collect();
     let fio = method.against_fio.then(fio::version).transpose()?;
     let programs = if fio.is_some() { 2 } else { 1 };

@@ -138,7 +138,10 @@ fn product<T: Copy>(specs: &[Spec], values: &[T], set: impl Fn(&mut Spec, T)) ->
 }
 
 /// What is read and written on `target` in blocks of `block`.
-fn region(common: &Common, block: ByteSize, target: &Target) -> Result<ByteRange> {
+///
+/// # Errors
+/// When the target has no such region, or no blocks of this size.
+pub fn region(common: &Common, block: ByteSize, target: &Target) -> Result<ByteRange> {
     let (path, whole, align) = (target.path().display(), target.size(), target.alignment());
     if block > ByteSize::ZERO && !block.is_multiple_of(align) {
         return Err(Error::invalid(format!("a block of {block} is no multiple of {align}, as I/O on {path} must be"))

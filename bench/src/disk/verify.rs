@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use blockdev::engine::{Completion, Engine, Op, Span};
+use blockdev::engine::{Choice, Completion, Config, Engine, Op, Span};
 use blockdev::stamp::{self, Expected, Fault, Stamp};
 use blockdev::ui::Progress;
 use blockdev::{ByteOffset, ByteRange, ByteSize, Cancel, Error, Result};
 use fastrand::Rng;
 
+use super::target::Target;
 use crate::report::{Finding, Severity};
 
 /// How many faults are kept one by one; all are counted.
@@ -146,6 +147,19 @@ pub struct Verifier {
 }
 
 impl Verifier {
+    /// As [`new`](Self::new), over `target`, with `depth` operations in flight; everything is read through `reader` where
+    /// there is one.
+    ///
+    /// # Errors
+    /// When the plan cannot be, or a target or the engine cannot be opened.
+    pub fn open(plan: Plan, target: &Target, reader: Option<&Target>, engine: Choice, depth: u32) -> Result<Self> {
+        plan.check()?;
+        let config = Config::new(depth, depth, plan.block.to_usize()?);
+        let mut files = vec![target.open_file(true)?];
+        files.extend(reader.map(|reader| reader.open_file(false)).transpose()?);
+        Self::new(plan, Engine::open(engine, &config, files)?)
+    }
+
     /// Over `engine`, whose first target is written; its second, if any, is another way to the same disk, and is read.
     /// The engine has one buffer of a block for each operation that it is to keep in flight.
     ///

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use bench::disk::verify::{Plan, Verifier};
 use bench::disk::{self, Caching, Common, Method, Profile, Progress, Scratch, Spec, Sweep, Target};
 use bench::load::Pattern;
 use bench::report::Run;
@@ -88,6 +89,15 @@ pub(crate) struct Args {
     /// Run the same load through another program after each of ours, and print the ratio of the two.
     #[arg(long, value_name = "PROGRAM")]
     against: Option<Rival>,
+
+    /// Instead of measuring, write stamped blocks at random and check that they are read back as they were written:
+    /// none lost, torn, stale or misdirected. Takes --bs, --iodepth, --offset, --size, --runtime, --seed and --engine.
+    #[arg(long, conflicts_with_all = ["against", "fdatasync", "jobs", "quick", "rate", "rounds", "rw", "warmup"])]
+    verify: bool,
+
+    /// With --verify: another way to the same disk, to read through what is written to the target.
+    #[arg(long, value_name = "PATH", requires_all = ["verify", "target"])]
+    reader: Option<PathBuf>,
 
     /// Seed of all that is random.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -215,6 +225,15 @@ impl Args {
     }
 }
 
+/// The one value of an option that takes lists elsewhere.
+fn only<T: Clone>(option: &str, values: &[T], default: T) -> Result<T> {
+    match values {
+        [] => Ok(default),
+        [value] => Ok(value.clone()),
+        _ => Err(Error::invalid(format!("--verify takes one value of {option}, not {}", values.len()))),
+    }
+}
+
 pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
     let cancel = Cancel::on_signals()?;
     let began = Instant::now();
@@ -227,18 +246,13 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
             scratch.insert(made).targets()?
         }
     };
-    let (specs, rounds) = args.plan(&targets)?;
-    if scratch.is_none() && specs.iter().any(|spec| spec.work.pattern.writes()) {
-        targets.iter().try_for_each(|target| disk::may_overwrite(target, args.destroy))?;
-    }
-    let method = Method { rounds, against_fio: args.against.is_some() };
-    let mut run = disk::measure(&targets, &specs, method, &mut Shown::default(), &cancel)?;
-    if let Some(scratch) = &scratch {
-        if args.sweep().is_none() {
-            disk::measure_unwritten(&mut run, scratch.directory(), &mut Shown::default(), &cancel)?;
-        }
-        run.findings.extend_from_slice(scratch.findings());
-    }
+    let scratch = scratch.as_ref();
+    let (mut run, verdict) = if args.verify {
+        verify(args, &targets, scratch.is_some(), &cancel)?
+    } else {
+        measure(args, &targets, scratch, &cancel)?
+    };
+    run.findings.extend(scratch.into_iter().flat_map(Scratch::findings).cloned());
     run.end(began.elapsed(), !cancel.is_cancelled());
     ui::print_result(output, &run, Run::to_text)?;
     if let Some(path) = &args.save {
@@ -248,8 +262,66 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
         run.save_html(path, args.force)?;
     }
     cancel.check("bench disk")?;
-    match run.cells.iter().filter(|cell| cell.errors > 0).count() {
-        0 => Ok(()),
-        failed => Err(Error::new(ErrorKind::Io, format!("{failed} of {} cells had I/O errors", run.cells.len()))),
+    verdict
+}
+
+/// Runs the cells. The verdict is an error if one of them had I/O errors.
+fn measure(args: &Args, targets: &[Target], scratch: Option<&Scratch>, cancel: &Cancel) -> Result<(Run, Result<()>)> {
+    let (specs, rounds) = args.plan(targets)?;
+    if scratch.is_none() && specs.iter().any(|spec| spec.work.pattern.writes()) {
+        targets.iter().try_for_each(|target| disk::may_overwrite(target, args.destroy))?;
     }
+    let method = Method { rounds, against_fio: args.against.is_some() };
+    let mut run = disk::measure(targets, &specs, method, &mut Shown::default(), cancel)?;
+    if let Some(scratch) = scratch.filter(|_| args.sweep().is_none()) {
+        disk::measure_unwritten(&mut run, scratch.directory(), &mut Shown::default(), cancel)?;
+    }
+    let failed = run.cells.iter().filter(|cell| cell.errors > 0).count();
+    let verdict = if failed == 0 {
+        Ok(())
+    } else {
+        Err(Error::new(ErrorKind::Io, format!("{failed} of {} cells had I/O errors", run.cells.len())))
+    };
+    Ok((run, verdict))
+}
+
+/// Writes and checks stamped blocks. The verdict is an error if a fault was found.
+fn verify(args: &Args, targets: &[Target], own: bool, cancel: &Cancel) -> Result<(Run, Result<()>)> {
+    let reader = args.reader.as_ref().map(|path| Target::open(path, args.caching())).transpose()?;
+    // On a disk of our own, the loop device is written, and the image below it is the other way to it.
+    let (target, reader) = match targets {
+        [image, device] => (device, Some(image)),
+        [target, ..] => (target, reader.as_ref()),
+        [] => unreachable!("there is always a target"),
+    };
+    if !own {
+        disk::may_overwrite(target, args.destroy)?;
+    }
+    let block = only("--bs", &args.bs, ByteSize::kib(8))?;
+    let plan = Plan {
+        region: disk::region(&args.common(), block, target)?,
+        block,
+        read_percent: args.rwmixread,
+        seed: args.seed,
+        runtime: args.runtime.unwrap_or(Duration::from_secs(10)),
+    };
+    let (engine, depth) = (only("--engine", &args.engine, Choice::Auto)?, only("--iodepth", &args.iodepth, 16)?);
+    let runtime = plan.runtime;
+    let mut verifier = Verifier::open(plan, target, reader, engine, depth)?;
+    let mut shown = Shown::default();
+    shown.cell(1, 2, "writing and checking", runtime);
+    verifier.churn(cancel, |elapsed| shown.elapsed(elapsed))?;
+    drop(shown);
+    verifier.read_back(cancel, &mut ui::ProgressBar::new())?;
+    let verified = verifier.finish();
+    let mut run = disk::begin(targets);
+    run.findings = verified.findings();
+    let verdict = match verified.fault_count() {
+        0 => Ok(()),
+        faults => Err(Error::new(
+            ErrorKind::VerifyFailed,
+            format!("{faults} of {} checks on {} found a fault", verified.checks, target.name()),
+        )),
+    };
+    Ok((run, verdict))
 }
