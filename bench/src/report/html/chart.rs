@@ -85,12 +85,8 @@ impl Chart {
     }
 
     fn assemble(plot: &Plot, facets: &Facets, panels: Vec<Panel>, kind: Kind, unit: Unit) -> Self {
-        let columns = match (&kind, panels.len()) {
-            // The names of rows take room.
-            (Kind::Rows { .. }, _) | (_, 1) => 1,
-            (_, 2 | 4) => 2,
-            _ => 3,
-        };
+        // The names of rows take room.
+        let columns = if matches!(kind, Kind::Rows { .. }) { 1 } else { facets.columns };
         Self {
             title: plot.title.clone(),
             legend: facets.legend(),

@@ -1,8 +1,8 @@
 //! Which cells make which line of which panel.
 //!
 //! A plot names the parameters that divide its cells, but what a run varies is up to its user. So parameters that do
-//! not vary are dropped, those that vary without having been named become lines, and where there would be more lines
-//! than anyone can tell apart, panels take over.
+//! not vary are dropped, those that vary without having been named become lines, where there would be more lines than
+//! anyone can tell apart, panels take over, and panels of a single line are laid over each other.
 
 use std::collections::BTreeSet;
 
@@ -38,6 +38,8 @@ pub(super) enum Colour {
 pub(super) struct Facets<'a> {
     panels: Vec<&'a Parameter>,
     lines: Vec<&'a Parameter>,
+    /// How many panels stand side by side: those that differ in the last of their parameters alone, if they fit.
+    pub(super) columns: usize,
 }
 
 /// The values that some parameters have in a cell.
@@ -65,7 +67,19 @@ impl<'a> Facets<'a> {
         while lines.len() > 1 && distinct(&lines) > COLOURS {
             panels.push(lines.remove(0));
         }
-        Self { panels, lines }
+        // Rows of names are compared within their panel.
+        let rows =
+            x.is_some_and(|x| cells.iter().any(|cell| matches!(cell.params.get(&*x.name), Some(Value::Text(_)))));
+        if lines.is_empty() && !rows {
+            lines.extend(panels.pop_if(|last| distinct(&[last]) <= COLOURS));
+        }
+        let columns = match (distinct(&panels), panels.last().map(|last| distinct(&[last]))) {
+            (0 | 1, _) => 1,
+            (_, Some(last @ 2..=3)) => last,
+            (2 | 4, _) => 2,
+            _ => 3,
+        };
+        Self { panels, lines, columns }
     }
 
     /// What tells lines apart: `block size · jobs`.
@@ -82,13 +96,7 @@ impl<'a> Facets<'a> {
     ) -> Vec<Panel> {
         let line_keys: BTreeSet<Key> = cells.iter().map(|(cell, _)| key(cell, &self.lines)).collect();
         let line_keys: Vec<Key> = line_keys.into_iter().collect();
-        let mut panel_keys: Vec<Key> = Vec::new();
-        for (cell, _) in cells {
-            let key = key(cell, &self.panels);
-            if !panel_keys.contains(&key) {
-                panel_keys.push(key);
-            }
-        }
+        let panel_keys = self.panel_keys(cells.iter().map(|(cell, _)| *cell));
         let line = |panel_key: &Key, index: usize| {
             let line_key = &line_keys[index];
             let mine = |cell: &Cell| key(cell, &self.panels) == *panel_key && key(cell, &self.lines) == *line_key;
@@ -102,6 +110,24 @@ impl<'a> Facets<'a> {
             title: text(&panel_key, &self.panels),
         };
         panel_keys.into_iter().map(panel).collect()
+    }
+}
+
+impl Facets<'_> {
+    /// The keys of all panels: by the first of their parameters, then by the next, values in the order of the cells.
+    fn panel_keys<'c>(&self, cells: impl Iterator<Item = &'c Cell>) -> Vec<Key<'c>> {
+        let mut keys: Vec<Key> = Vec::new();
+        for key in cells.map(|cell| key(cell, &self.panels)) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let appeared = keys.clone();
+        let rank = |key: &Key| -> Vec<Option<usize>> {
+            (0..key.len()).map(|place| appeared.iter().position(|known| known[place] == key[place])).collect()
+        };
+        keys.sort_by_cached_key(rank);
+        keys
     }
 }
 
@@ -165,18 +191,21 @@ mod tests {
         run
     }
 
-    fn facets(run: &Run, panels: &[&str], lines: &[&str], x: Option<&Parameter>) -> (Vec<String>, Vec<String>) {
+    fn plot(panels: &[&str], lines: &[&str]) -> Plot {
         let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
-        let plot = Plot {
+        Plot {
             title: String::new(),
             kind: PlotKind::Course { measure: String::new() },
             group: String::new(),
             panels: names(panels),
             lines: names(lines),
             references: Vec::new(),
-        };
+        }
+    }
+
+    fn facets(run: &Run, panels: &[&str], lines: &[&str], x: Option<&Parameter>) -> (Vec<String>, Vec<String>) {
         let cells: Vec<&Cell> = run.cells.iter().collect();
-        let facets = Facets::new(run, &plot, &cells, x);
+        let facets = Facets::new(run, &plot(panels, lines), &cells, x);
         let names = |list: &[&Parameter]| list.iter().map(|parameter| parameter.name.to_string()).collect();
         (names(&facets.panels), names(&facets.lines))
     }
@@ -204,6 +233,35 @@ mod tests {
         // The target is another for each engine, and would tell nothing more.
         let run = run(&["randread"], &[4096, 8192], &[1, 16], &["threads", "uring"]);
         assert_eq!(facets(&run, &["rw"], &["bs"], Some(&v::QUEUE_DEPTH)), divided(&[], &["bs", "engine"]));
+    }
+
+    #[test]
+    fn panels_of_a_single_line_are_laid_over_each_other() {
+        let run = run(&["randread", "randwrite"], &[4096, 8192], &[16], &["uring"]);
+        assert_eq!(facets(&run, &["bs", "rw"], &[], None), divided(&["bs"], &["rw"]));
+        assert_eq!(facets(&run, &["bs"], &[], Some(&v::RW)), divided(&["bs"], &[]), "but not where x is a name");
+    }
+
+    #[test]
+    fn panels_stand_in_rows_that_differ_in_one_parameter() {
+        let run = run(&["randwrite", "randread"], &[16384, 4096, 8192], &[1, 16], &["uring"]);
+        let mut cells: Vec<(&Cell, ())> = run.cells.iter().map(|cell| (cell, ())).collect();
+        cells.sort_by_key(|(cell, ())| cell.params.get("iodepth").cloned());
+        let cells_alone: Vec<&Cell> = cells.iter().map(|(cell, ())| *cell).collect();
+        let facets = Facets::new(&run, &plot(&["bs", "rw"], &["iodepth"]), &cells_alone, None);
+        assert_eq!(facets.columns, 2);
+        let titles = facets.panels(&cells, |_| (String::new(), Vec::new())).into_iter().map(|panel| panel.title);
+        assert_eq!(
+            titles.collect::<Vec<_>>(),
+            [
+                "16 KiB · randwrite",
+                "16 KiB · randread",
+                "4 KiB · randwrite",
+                "4 KiB · randread",
+                "8 KiB · randwrite",
+                "8 KiB · randread",
+            ]
+        );
     }
 
     #[test]
