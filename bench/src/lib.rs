@@ -5,3 +5,4 @@
 pub mod disk;
 pub mod load;
 pub mod report;
+pub mod tune;

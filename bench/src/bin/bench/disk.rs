@@ -136,7 +136,7 @@ enum Rival {
 }
 
 /// A time as people write it; a bare number is seconds.
-fn duration(text: &str) -> Result<Duration> {
+pub(crate) fn duration(text: &str) -> Result<Duration> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.map_or_else(
         || {
@@ -150,7 +150,7 @@ fn duration(text: &str) -> Result<Duration> {
 
 /// Shows on a terminal how far it is.
 #[derive(Debug, Default)]
-struct Shown(Option<ui::Countdown>);
+pub(crate) struct Shown(Option<ui::Countdown>);
 
 impl Progress for Shown {
     fn cell(&mut self, number: usize, of: usize, name: &str, left: Duration) {

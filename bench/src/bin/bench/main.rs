@@ -4,6 +4,7 @@ mod compare;
 mod completions;
 mod disk;
 mod report;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ enum Command {
     Completions(completions::Args),
     Disk(Box<disk::Args>),
     Report(report::Args),
+    Tune(tune::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,5 +46,6 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Completions(args) => completions::run(args),
         Command::Disk(args) => disk::run(args, cli.output),
         Command::Report(args) => report::run(args, cli.output),
+        Command::Tune(args) => tune::run(args, cli.output),
     }
 }
