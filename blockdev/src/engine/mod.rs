@@ -120,7 +120,7 @@ impl Engine {
             Choice::Threads => (Box::new(threads::Threads::new(config.queue_depth)?), Kind::Threads),
             Choice::Uring | Choice::UringSqpoll => {
                 let sqpoll = choice == Choice::UringSqpoll;
-                let ring = uring::Uring::new(config.queue_depth, sqpoll, &memory, &fds, &mut notices)
+                let ring = uring::Uring::new(config.queue_depth, sqpoll, &memory, buffer_size, &fds, &mut notices)
                     .map_err(|source| {
                         Error::io("cannot set up an io_uring", source)
                             .with_hint("use the engine `threads`, or allow io_uring (sysctl kernel.io_uring_disabled, the container's seccomp profile)")
@@ -128,7 +128,7 @@ impl Engine {
                 (Box::new(ring), if sqpoll { Kind::UringSqpoll } else { Kind::Uring })
             }
             Choice::Auto => match uring_works()
-                .and_then(|()| uring::Uring::new(config.queue_depth, false, &memory, &fds, &mut notices))
+                .and_then(|()| uring::Uring::new(config.queue_depth, false, &memory, buffer_size, &fds, &mut notices))
             {
                 Ok(ring) => (Box::new(ring), Kind::Uring),
                 Err(why) => {

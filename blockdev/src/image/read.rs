@@ -10,11 +10,12 @@ use crate::error::{Context, Result};
 use crate::ui::Progress;
 use crate::units::{ByteOffset, ByteRange, ByteSize};
 
-/// Bytes in one read.
-const READ: ByteSize = ByteSize::mib(1);
+/// Bytes in one read: one huge page, which is one segment for the device.
+const READ: ByteSize = ByteSize::mib(2);
 
-/// Reads in flight. With [`READ`] it makes 8 MiB of buffers, which is what an ordinary user may register.
-const QUEUE_DEPTH: u32 = 8;
+/// Reads in flight. What counts is how many bytes are: measured over virtio, 2 GiB, 8 MiB of them read 1.45 GB/s, 16 MiB
+/// 1.6 GB/s, 32 MiB 1.8 GB/s, and more no faster.
+const QUEUE_DEPTH: u32 = 16;
 
 /// How it was read.
 #[derive(Debug)]
