@@ -118,7 +118,7 @@ impl Axis {
     /// An axis for percentiles, on which each further nine takes as much room as the one before. Its values are those
     /// of [`nines`]; `last` is where it ends.
     pub(super) fn of_percentiles(last: f64) -> Self {
-        let ticks = [50.0, 90.0, 99.0, 99.9, 99.99, 99.999]
+        let ticks = [50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 99.9999]
             .into_iter()
             .map(|percentile| Tick { value: nines(percentile / 100.0), label: format!("{percentile} %") })
             .filter(|tick| tick.value <= last + 1e-9)

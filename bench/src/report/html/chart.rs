@@ -206,23 +206,19 @@ fn number(value: &Value) -> Option<u64> {
     if let Value::Number(number) = value { Some(*number) } else { None }
 }
 
-/// The latency at each share of operations: as far to the right as there are operations to speak of.
+/// The latency at each share of operations. The middle of each operation's own share stands for it, as that leaves the
+/// longest a place on an axis that never comes to 100 %.
 fn percentile_points(histogram: &Histogram) -> Vec<Point> {
-    let total = format::float(histogram.count());
-    let last = nines(1.0 - 1.0 / total).clamp(0.5, 5.0);
+    let place = |seen: u64| nines((format::float(seen) - 0.5) / format::float(histogram.count()));
+    let pixel = place(histogram.count()) / format::float(POINTS_MAX as u64);
     let mut points: Vec<Point> = Vec::new();
     let mut skipped = None;
     let mut seen = 0;
     for (ns, count) in histogram.buckets() {
         seen += count;
-        let point = Point {
-            x: nines(format::float(seen) / total).min(last),
-            y: format::float(ns),
-            span: None,
-            label: String::new(),
-        };
+        let point = Point { x: place(seen), y: format::float(ns), span: None, label: String::new() };
         // What falls onto the same pixel is left out, but for the longest of all.
-        if points.last().is_some_and(|before| point.x - before.x < last / format::float(POINTS_MAX as u64)) {
+        if points.last().is_some_and(|before| point.x - before.x < pixel) {
             skipped = Some(point);
         } else {
             points.push(point);
@@ -266,4 +262,49 @@ fn course_points(rounds: &[&Series]) -> Vec<Vec<Point>> {
 
 fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(points: &[Point]) -> Vec<(f64, f64)> {
+        points.iter().map(|point| (point.x, point.y)).collect()
+    }
+
+    #[test]
+    fn percentiles_rise_to_the_longest_and_have_a_pixel_each() {
+        let mut histogram = Histogram::new();
+        (1..=100_000).for_each(|ns| histogram.record(ns));
+        let points = percentile_points(&histogram);
+        assert!(points.len() <= POINTS_MAX + 2, "{}", points.len());
+        assert!(points.windows(2).all(|pair| pair[0].x < pair[1].x && pair[0].y < pair[1].y));
+        let last = points.last().unwrap();
+        assert!((last.x - 200_000_f64.log10()).abs() < 1e-9 && last.y >= 100_000.0, "{last:?}");
+        let median = points.iter().find(|point| point.x >= nines(0.5)).unwrap();
+        assert!((median.y - 50_000.0).abs() < 1_500.0, "{median:?}");
+    }
+
+    #[test]
+    fn a_course_breaks_between_rounds_and_where_nothing_was_measured() {
+        let series = |round, values: &[Option<f64>]| Series {
+            measure: String::new(),
+            round,
+            step_s: 1.0,
+            values: values.to_vec(),
+        };
+        let (first, second) = (series(0, &[Some(1.0), None, Some(3.0)]), series(1, &[Some(4.0), Some(5.0)]));
+        let stretches: Vec<_> = course_points(&[&first, &second]).iter().map(|points| places(points)).collect();
+        assert_eq!(stretches, [vec![(1e9, 1.0)], vec![(3e9, 3.0)], vec![(5e9, 4.0), (6e9, 5.0)]]);
+    }
+
+    #[test]
+    fn a_long_course_is_drawn_with_a_point_for_each_pixel() {
+        let values = vec![Some(2.0); 100_000];
+        let long = Series { measure: String::new(), round: 0, step_s: 0.1, values };
+        let stretches = course_points(&[&long]);
+        assert_eq!(stretches.len(), 1);
+        assert!((POINTS_MAX / 2..=POINTS_MAX).contains(&stretches[0].len()));
+        assert_eq!(stretches[0].last().unwrap().x, 1e13);
+    }
 }
