@@ -38,15 +38,15 @@ pub struct Device {
 /// One of the choices that make a setup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Factor {
-    /// [`Setup::prealloc`].
+    /// How the image is pre-allocated.
     Prealloc,
-    /// [`Device::direct_io`].
+    /// Whether the loop device goes past the page cache.
     DirectIo,
-    /// [`Device::block_size`].
+    /// The loop device's logical block size.
     BlockSize,
-    /// [`Device::scheduler`].
+    /// The loop device's I/O scheduler.
     Scheduler,
-    /// [`Setup::engine`].
+    /// How I/O is submitted.
     Engine,
     /// Whether there is a loop device at all.
     Device,
