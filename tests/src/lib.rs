@@ -119,3 +119,24 @@ fn try_to_run(program: &str, arguments: &[&str]) -> bool {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/local/sbin:/usr/sbin:/sbin";
     Command::new(program).args(arguments).env("PATH", path).status().is_ok_and(|status| status.success())
 }
+
+/// Skips the enclosing test, loudly, unless PostgreSQL is installed.
+#[macro_export]
+macro_rules! needs_postgresql {
+    () => {
+        if !$crate::has_postgresql() {
+            let name = std::thread::current().name().unwrap_or("a test").to_owned();
+            $crate::skip(&name, "needs PostgreSQL: apt-get install postgresql");
+            return;
+        }
+    };
+}
+
+/// Whether PostgreSQL is installed, where Debian puts it or on the path.
+#[must_use]
+pub fn has_postgresql() -> bool {
+    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = debian.map(|entry| entry.path().join("bin")).chain(std::env::split_paths(&path));
+    places.any(|bin| bin.join("initdb").is_file())
+}

@@ -1,0 +1,30 @@
+//! `provision psql`: the database's own client on a node.
+
+use std::os::unix::process::CommandExt;
+
+use blockdev::{Cancel, Error, Result};
+
+use crate::selection::Selection;
+
+/// Open psql on a node.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The node.
+    node: String,
+
+    /// What psql gets beside the connection, after `--`.
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args, selection: &Selection) -> Result<()> {
+    let cluster = selection.open(&Cancel::new())?;
+    let node = cluster.record.topology.node(&args.node)?;
+    let command = cluster.engine().client(&cluster, node).args(args.args.clone());
+    // It takes our place: its terminal, its signals and its exit code are its own.
+    let error = std::process::Command::new(&command.program)
+        .args(&command.args)
+        .envs(command.environment.iter().map(|(name, value)| (name, value)))
+        .exec();
+    Err(Error::io(format!("cannot run {}", command.program), error).with_hint("install PostgreSQL's client programs"))
+}

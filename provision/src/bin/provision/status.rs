@@ -1,0 +1,110 @@
+//! `provision status`: how the nodes are.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use blockdev::{Cancel, Error, ErrorKind, Result, ui};
+use provision::engine::{NodeState, NodeStatus};
+use provision::plan::print_json_line;
+
+use crate::selection::Selection;
+
+/// Say how the nodes are: role, state, position in the log, lag, disk usage.
+///
+/// Fails, with status 1, when a node is not as it should be.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Say it again and again, until interrupted.
+    #[arg(long)]
+    watch: bool,
+
+    /// How often, with --watch.
+    #[arg(long, value_name = "TIME", default_value = "1s", requires = "watch")]
+    interval: humantime::Duration,
+}
+
+pub(crate) fn run(args: &Args, selection: &Selection, output: ui::Output) -> Result<()> {
+    let cancel = Cancel::on_signals()?;
+    let cluster = selection.open(&cancel)?;
+    if !args.watch {
+        let nodes = cluster.engine().status(&cluster)?;
+        ui::print_result(output, &nodes, |nodes| table(nodes))?;
+        return all_well(&nodes);
+    }
+    while !cancel.is_cancelled() {
+        // Nodes may have come or gone since.
+        let cluster = selection.open(&cancel)?;
+        let nodes = cluster.engine().status(&cluster)?;
+        match output {
+            ui::Output::Json => print_json_line(&nodes)?,
+            ui::Output::Text => {
+                let clear = if std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+                ui::print(&format!("{clear}{}", table(&nodes)))?;
+            }
+        }
+        sleep(*args.interval, &cancel);
+    }
+    Ok(())
+}
+
+fn sleep(time: Duration, cancel: &Cancel) {
+    const SLICE: Duration = Duration::from_millis(50);
+    let mut left = time;
+    while !left.is_zero() && !cancel.is_cancelled() {
+        std::thread::sleep(left.min(SLICE));
+        left = left.saturating_sub(SLICE);
+    }
+}
+
+fn all_well(nodes: &[NodeStatus]) -> Result<()> {
+    let ill: Vec<String> = nodes
+        .iter()
+        .filter(|node| node.state != NodeState::Running)
+        .map(|node| format!("{} {}", node.node, describe(node.state)))
+        .collect();
+    if ill.is_empty() {
+        return Ok(());
+    }
+    let stopped = nodes.iter().all(|node| matches!(node.state, NodeState::Running | NodeState::Stopped));
+    let remedy = if stopped { "`provision start` starts them" } else { "`provision repair` mends what can be mended" };
+    Err(Error::new(ErrorKind::Io, ill.join("; ")).with_hint(remedy))
+}
+
+fn describe(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Missing => "is not complete",
+        NodeState::Stopped => "is stopped",
+        NodeState::Starting => "does not answer yet",
+        NodeState::Running => "is running",
+        NodeState::NotFollowing => "does not follow its primary",
+        NodeState::WrongRole => "has another role than it should",
+    }
+}
+
+fn word(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Missing => "missing",
+        NodeState::Stopped => "stopped",
+        NodeState::Starting => "starting",
+        NodeState::Running => "running",
+        NodeState::NotFollowing => "not following",
+        NodeState::WrongRole => "wrong role",
+    }
+}
+
+fn table(nodes: &[NodeStatus]) -> String {
+    let dash = || "-".to_owned();
+    let rows = nodes.iter().map(|node| {
+        vec![
+            node.node.to_string(),
+            node.role.to_string(),
+            word(node.state).to_owned(),
+            node.port.to_string(),
+            node.lsn.clone().unwrap_or_else(dash),
+            node.lag_bytes.map_or_else(dash, |bytes| blockdev::ByteSize::new(bytes).to_string()),
+            node.lag_ms.map_or_else(dash, |ms| format!("{ms:.1} ms")),
+            node.disk_usage.to_string(),
+        ]
+    });
+    ui::table(&["NODE", "ROLE", "STATE", "PORT>", "LSN", "LAG>", "LAG TIME>", "DISK>"], rows)
+}

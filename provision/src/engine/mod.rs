@@ -1,0 +1,116 @@
+//! What runs on the nodes.
+
+pub mod postgres;
+
+use blockdev::{ByteSize, Result};
+use serde::Serialize;
+
+use crate::cluster::Cluster;
+use crate::doctor::Finding;
+use crate::runtime::Command;
+use crate::step::Step;
+use crate::topology::{Name, Node, Role};
+
+/// A database with a primary and replicas.
+pub trait Engine {
+    /// What it needs and does not have.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    fn findings(&self, cluster: &Cluster) -> Result<Vec<Finding>>;
+
+    /// The steps from nodes on which nothing runs to a cluster whose replication is proven.
+    ///
+    /// # Errors
+    /// When the database's programs are not there.
+    fn steps<'a>(&'a self, cluster: &'a Cluster, loss: Loss) -> Result<Vec<Step<'a>>>;
+
+    /// The steps that start these nodes, which are complete.
+    ///
+    /// # Errors
+    /// When the database's programs are not there, or a node is not complete.
+    fn start_steps<'a>(&'a self, cluster: &'a Cluster, nodes: &[&'a Node]) -> Result<Vec<Step<'a>>>;
+
+    /// Stops a node so that nothing that was committed is lost.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    fn stop(&self, cluster: &Cluster, node: &Node) -> Result<()>;
+
+    /// Ends a node whose data nobody needs any more.
+    ///
+    /// # Errors
+    /// When it does not end.
+    fn abandon(&self, cluster: &Cluster, node: &Node) -> Result<()>;
+
+    /// Makes the primary forget a replica.
+    ///
+    /// # Errors
+    /// When the primary does not answer, or the replica still follows it.
+    fn forget_replica(&self, cluster: &Cluster, replica: &Node) -> Result<()>;
+
+    /// How the nodes are, in order.
+    ///
+    /// # Errors
+    /// When it cannot be found out whether they run; that one does not answer is a status.
+    fn status(&self, cluster: &Cluster) -> Result<Vec<NodeStatus>>;
+
+    /// The database's own client, connected to a node.
+    fn client(&self, cluster: &Cluster, node: &Node) -> Command;
+
+    /// `command` with what the database's programs on the node want to find in their environment.
+    fn with_environment(&self, cluster: &Cluster, node: &Node, command: Command) -> Command;
+
+    /// What the long-running process of a node is called.
+    fn service(&self) -> &'static str;
+}
+
+/// What to do about data that were complete once and are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Say so.
+    Refuse,
+    /// Copy those of a replica from the primary anew. The primary's own cannot be had again.
+    CopyReplicas,
+}
+
+/// What a node does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Its data are not complete.
+    Missing,
+    /// It does not run.
+    Stopped,
+    /// It runs and does not answer yet.
+    Starting,
+    /// It answers; a replica follows its primary.
+    Running,
+    /// It answers, but does not follow its primary.
+    NotFollowing,
+    /// It runs as what it should not be: a replica that was promoted, a primary that is a replica.
+    WrongRole,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub node: Name,
+    /// What it should do.
+    pub role: Role,
+    /// What it does.
+    pub state: NodeState,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// Its process.
+    pub process_id: Option<u32>,
+    /// How far it has come: what is written on the primary, what is replayed on a replica.
+    pub lsn: Option<String>,
+    /// How much the primary has written that a replica has not replayed yet.
+    pub lag_bytes: Option<u64>,
+    /// How long ago the primary wrote what a replica replays now, ms; 0 when it has replayed everything.
+    pub lag_ms: Option<f64>,
+    /// How much storage its files take.
+    pub disk_usage: ByteSize,
+}

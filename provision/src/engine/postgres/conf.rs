@@ -1,0 +1,183 @@
+//! What is written into postgresql.conf and pg_hba.conf.
+//!
+//! Both files lie in the node's home, beside the data directory and not in it: a base backup does not carry the primary's
+//! over to a replica, and nobody but `provision` makes files there.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::install::Installation;
+use super::secret::REPLICATOR;
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::doctor::Finding;
+use crate::topology::{Node, Role};
+
+/// The parameters that make the cluster work, and are not to be set by hand.
+const OWNED: [&str; 11] = [
+    "cluster_name",
+    "config_file",
+    "data_directory",
+    "hba_file",
+    "ident_file",
+    "listen_addresses",
+    "password_encryption",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "unix_socket_directories",
+];
+
+/// What postgresql.conf of `node` holds.
+pub(super) fn postgresql_conf(cluster: &Cluster, node: &Node, data: &Path) -> String {
+    let record = &cluster.record;
+    let home = cluster.runtime().home(node);
+    // Those that a cluster of this size needs, and as many to work with.
+    let senders = 10.max(2 * record.topology.replicas().len() + 2).to_string();
+    let mut settings = vec![
+        ("cluster_name", format!("{}/{}", record.config.name, node.name)),
+        ("listen_addresses", "127.0.0.1".to_owned()),
+        ("port", node.port.to_string()),
+        ("unix_socket_directories", cluster.runtime().sockets(node).to_string_lossy().into_owned()),
+        ("hba_file", home.join("pg_hba.conf").to_string_lossy().into_owned()),
+        ("password_encryption", "scram-sha-256".to_owned()),
+        ("max_wal_senders", senders.clone()),
+        ("max_replication_slots", senders),
+    ];
+    if node.role == Role::Replica {
+        settings.push(("primary_conninfo", conninfo(cluster, node)));
+        settings.push(("primary_slot_name", node.name.to_string()));
+    }
+    let mut text =
+        "# Written by provision, which writes it again: set parameters in cluster.toml or with --parameter.\n"
+            .to_owned();
+    // What initdb found out about this machine: time zone, locale, kind of shared memory.
+    text += &setting("include", &data.join("postgresql.conf").to_string_lossy());
+    for (name, value) in settings {
+        text += &setting(name, &value);
+    }
+    for (name, value) in &record.config.parameters {
+        text += &setting(name, value);
+    }
+    text
+}
+
+/// How a replica reaches the primary.
+pub(super) fn conninfo(cluster: &Cluster, replica: &Node) -> String {
+    let (host, port) = cluster.runtime().peer_address(cluster.record.topology.primary());
+    let mut conninfo = format!("host={host} port={port} user={REPLICATOR} application_name={}", replica.name);
+    if !cluster.record.config.trust {
+        let passwords = cluster.runtime().home(replica).join("pgpass");
+        conninfo += &format!(" passfile='{}'", passwords.to_string_lossy().replace('\\', r"\\").replace('\'', r"\'"));
+    }
+    conninfo
+}
+
+/// What pg_hba.conf holds: this machine alone, by password unless everybody on it is trusted.
+pub(super) fn pg_hba_conf(config: &Config) -> String {
+    let method = if config.trust { "trust" } else { "scram-sha-256" };
+    format!(
+        "# Written by provision, which writes it again.\n\
+         local all all {method}\n\
+         host all all 127.0.0.1/32 {method}\n\
+         host replication {REPLICATOR} 127.0.0.1/32 {method}\n"
+    )
+}
+
+fn setting(name: &str, value: &str) -> String {
+    // "include" is a directive, not a parameter; both take a quoted string.
+    format!("{name} = '{}'\n", value.replace('\\', r"\\").replace('\'', "''"))
+}
+
+/// Parameters that are not to be set by hand, or are none.
+pub(super) fn findings(config: &Config) -> Vec<Finding> {
+    let names = config.parameters.keys();
+    names
+        .filter_map(|name| {
+            if OWNED.contains(&name.as_str()) {
+                Some(Finding::error(
+                    "owned-parameter",
+                    format!("the parameter {name} is set by provision itself"),
+                    format!("take {name} out of the parameters"),
+                ))
+            } else if !is_parameter_name(name) {
+                Some(Finding::error(
+                    "no-parameter",
+                    format!("{name:?} is no name of a parameter"),
+                    "write NAME=VALUE, such as work_mem=64MB",
+                ))
+            } else {
+                None
+            }
+        })
+        .chain(config.parameters.iter().filter(|(name, value)| is_unsafe(name, value)).map(|(name, value)| {
+            Finding::warning(
+                "not-durable",
+                format!("with {name} = {value} a crash of this machine may lose or damage the database"),
+                format!("leave {name} alone unless the data are worth nothing"),
+            )
+        }))
+        .collect()
+}
+
+/// A parameter that this PostgreSQL does not have, or not with that value. It is asked before anything is changed.
+pub(super) fn rejected(installed: &Installation, config: &Config) -> Option<Finding> {
+    let options = config.parameters.iter().map(|(name, value)| format!("-c{name}={value}"));
+    let mut ask = Command::new(installed.program("postgres"));
+    // `-C` first: only then may root ask, too. It prints a setting and starts nothing.
+    ask.args(["-C", "port", "-D", "/", "--config-file=/dev/null"]).args(options).env("LC_ALL", "C");
+    let answer = ask.output().ok().filter(|answer| !answer.status.success())?;
+    let text = String::from_utf8_lossy(&answer.stderr).into_owned();
+    let why = text.lines().find_map(|line| line.split_once("FATAL:")).map_or(text.trim(), |(_, why)| why.trim());
+    Some(Finding::error(
+        "bad-parameter",
+        format!("PostgreSQL {} says: {why}", installed.version),
+        "mend it in the parameters",
+    ))
+}
+
+fn is_parameter_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')
+        && !name.starts_with("include")
+}
+
+fn is_unsafe(name: &str, value: &str) -> bool {
+    matches!(name, "fsync" | "full_page_writes")
+        && matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Layers, Settings};
+
+    fn config(parameters: &str) -> Config {
+        let mut layers = Layers::default();
+        let text = format!("parameters = {{ {parameters} }}");
+        layers.add(Settings::parse(&text, Path::new("t")).unwrap(), |_| crate::config::Origin::File("t".into()));
+        layers.config().unwrap()
+    }
+
+    #[test]
+    fn a_value_cannot_leave_its_quotes() {
+        assert_eq!(setting("a", r"it's \ 'b'"), "a = 'it''s \\\\ ''b'''\n");
+    }
+
+    #[test]
+    fn what_provision_sets_is_not_set_by_hand() {
+        let ids = |parameters: &str| findings(&config(parameters)).iter().map(|f| f.id).collect::<Vec<_>>();
+        assert_eq!(ids("port = \"1\""), ["owned-parameter"]);
+        assert_eq!(ids("\"a b\" = \"1\""), ["no-parameter"]);
+        assert_eq!(ids("include_dir = \"/tmp\""), ["no-parameter"]);
+        assert_eq!(ids("fsync = \"off\""), ["not-durable"]);
+        assert_eq!(ids("work_mem = \"1MB\", \"auto_explain.log_min_duration\" = \"1\""), [""; 0]);
+    }
+
+    #[test]
+    fn nobody_comes_in_from_elsewhere_or_without_a_password() {
+        let text = pg_hba_conf(&config(""));
+        assert!(!text.contains("0.0.0.0") && !text.contains("trust"), "{text}");
+        assert_eq!(text.matches("scram-sha-256").count(), 3);
+    }
+}

@@ -1,0 +1,196 @@
+//! Stock PostgreSQL: a primary, and replicas that follow it by physical streaming replication, each through a slot of its
+//! own name.
+
+mod conf;
+mod explain;
+mod install;
+mod proof;
+mod secret;
+mod sql;
+mod status;
+mod steps;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use blockdev::{Error, ErrorKind, Result};
+use nix::sys::signal::Signal;
+
+use super::{Engine, Loss, NodeStatus};
+use crate::cluster::Cluster;
+use crate::doctor::Finding;
+use crate::runtime::{Command, Service};
+use crate::step::Step;
+use crate::topology::Node;
+use sql::OnNode;
+
+pub use install::{Installation, VERSION_MIN};
+pub use secret::{REPLICATOR, SUPERUSER};
+pub use sql::connection;
+
+/// How long a database may take to stop or to start before something is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Stock PostgreSQL.
+#[derive(Debug)]
+pub struct Postgres {
+    bin_directory: Option<PathBuf>,
+    installation: OnceLock<Installation>,
+}
+
+impl Postgres {
+    /// The PostgreSQL whose programs are in `bin_directory`, or the newest that is installed.
+    #[must_use]
+    pub fn new(bin_directory: Option<PathBuf>) -> Self {
+        Self { bin_directory, installation: OnceLock::new() }
+    }
+
+    /// Looked for when it is needed: a cluster can be taken down after its PostgreSQL was.
+    fn installation(&self) -> Result<&Installation> {
+        if self.installation.get().is_none() {
+            let found = Installation::find(self.bin_directory.as_deref())?;
+            return Ok(self.installation.get_or_init(|| found));
+        }
+        self.installation.get().ok_or_else(|| Error::new(ErrorKind::NotFound, "no PostgreSQL is installed here"))
+    }
+
+    fn service<'a>(&self, node: &'a Node) -> Service<'a> {
+        Service { node, name: Engine::service(self) }
+    }
+
+    fn data(cluster: &Cluster, node: &Node) -> PathBuf {
+        cluster.runtime().home(node).join("data")
+    }
+
+    /// Waits until `node` answers; not longer than it runs.
+    fn wait_until_it_answers(&self, cluster: &Cluster, node: &Node) -> Result<postgres::Client> {
+        wait_for(cluster, &format!("{} answers", node.name), || {
+            if let Some(client) = sql::try_connect(cluster, node)? {
+                return Ok(Some(client));
+            }
+            if cluster.runtime().process_id(self.service(node))?.is_none() {
+                return Err(Error::new(ErrorKind::Io, format!("{} ended before it answered", node.name)));
+            }
+            Ok(None)
+        })
+    }
+}
+
+/// Asks again and again until there is an answer.
+fn wait_for<T>(cluster: &Cluster, what: &str, ask: impl Fn() -> Result<Option<T>>) -> Result<T> {
+    const INTERVAL: Duration = Duration::from_millis(5);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        cluster.cancel().check(&format!("waiting until {what}"))?;
+        if Instant::now() >= deadline {
+            return Err(Error::new(
+                ErrorKind::VerifyFailed,
+                format!("waited {} s until {what}, in vain", PATIENCE.as_secs()),
+            ));
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+impl Engine for Postgres {
+    fn findings(&self, cluster: &Cluster) -> Result<Vec<Finding>> {
+        let mut findings = conf::findings(&cluster.record.config);
+        match self.installation() {
+            Err(error) => findings.push(Finding::from_error("no-postgresql", &error)),
+            Ok(_) if cluster.record.config.parameters.is_empty() => {}
+            Ok(installed) => findings.extend(conf::rejected(installed, &cluster.record.config)),
+        }
+        let passwords = cluster.directory.passwords();
+        if passwords.exists()
+            && let Err(error) = secret::Passwords::read(&passwords)
+        {
+            findings.push(Finding::from_error("password-file", &error));
+        }
+        Ok(findings)
+    }
+
+    fn steps<'a>(&'a self, cluster: &'a Cluster, loss: Loss) -> Result<Vec<Step<'a>>> {
+        steps::all(self, cluster, loss)
+    }
+
+    fn start_steps<'a>(&'a self, cluster: &'a Cluster, nodes: &[&'a Node]) -> Result<Vec<Step<'a>>> {
+        steps::start(self, cluster, nodes)
+    }
+
+    fn stop(&self, cluster: &Cluster, node: &Node) -> Result<()> {
+        // "Fast shutdown": sessions are ended, what is committed is kept, replicas are sent everything.
+        cluster.runtime().stop(self.service(node), Signal::SIGINT, PATIENCE)
+    }
+
+    fn abandon(&self, cluster: &Cluster, node: &Node) -> Result<()> {
+        // "Immediate shutdown": ends within a moment, and gives back shared memory, which a kill would not.
+        cluster.runtime().stop(self.service(node), Signal::SIGQUIT, PATIENCE)
+    }
+
+    fn forget_replica(&self, cluster: &Cluster, replica: &Node) -> Result<()> {
+        let primary = cluster.record.topology.primary();
+        let mut client = sql::connect(cluster, primary).map_err(|error| {
+            error.with_hint("the primary keeps a slot for the replica; start it, so that it can forget that")
+        })?;
+        let slot = replica.name.as_str();
+        // The primary may not have noticed yet that the replica is gone.
+        wait_for(cluster, &format!("{} no longer sends to {slot}", primary.name), || {
+            let active = client_slot_active(cluster, primary, slot)?;
+            Ok((active != Some(true)).then_some(()))
+        })?;
+        client
+            .execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1",
+                &[&slot],
+            )
+            .on(primary, "cannot drop a replication slot on")?;
+        Ok(())
+    }
+
+    fn status(&self, cluster: &Cluster) -> Result<Vec<NodeStatus>> {
+        status::all(self, cluster)
+    }
+
+    fn client(&self, cluster: &Cluster, node: &Node) -> Command {
+        let (host, port) = cluster.runtime().address(node);
+        let psql = self.installation().map_or_else(|_| "psql".to_owned(), |installation| installation.program("psql"));
+        let command =
+            Command::new(psql).args(["-h", &host, "-p", &port.to_string(), "-U", SUPERUSER, "-d", "postgres"]);
+        if cluster.record.config.trust {
+            command
+        } else {
+            command.env("PGPASSFILE", cluster.directory.passwords().to_string_lossy())
+        }
+    }
+
+    fn with_environment(&self, cluster: &Cluster, node: &Node, command: Command) -> Command {
+        let runtime = cluster.runtime();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = self.installation().map(|found| format!("{}:{path}", found.bin.display())).unwrap_or(path);
+        command
+            .env("PATH", path)
+            .env("PGDATA", Self::data(cluster, node).to_string_lossy())
+            .env("PGHOST", runtime.sockets(node).to_string_lossy())
+            .env("PGPORT", node.port.to_string())
+            .env("PGUSER", SUPERUSER)
+            .env("PGDATABASE", "postgres")
+            .env("PGPASSFILE", runtime.home(node).join("pgpass").to_string_lossy())
+    }
+
+    fn service(&self) -> &'static str {
+        "postgres"
+    }
+}
+
+/// Whether somebody follows through the slot; nothing if there is no such slot.
+fn client_slot_active(cluster: &Cluster, primary: &Node, slot: &str) -> Result<Option<bool>> {
+    let mut client = sql::connect(cluster, primary)?;
+    let row = client
+        .query_opt("SELECT active FROM pg_replication_slots WHERE slot_name = $1 AND slot_type = 'physical'", &[&slot])
+        .on(primary, "cannot list the replication slots of")?;
+    Ok(row.map(|row| row.get(0)))
+}

@@ -1,0 +1,463 @@
+//! From nodes on which nothing runs to a cluster whose replication is proven, in the order of the recipe.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use blockdev::{Error, ErrorKind, Result};
+use postgres_protocol::password::scram_sha_256;
+
+use super::explain::likely_cause;
+use super::install::Installation;
+use super::secret::{Passwords, REPLICATOR, SUPERUSER};
+use super::sql::OnNode;
+use super::{Postgres, client_slot_active, conf, proof, sql, wait_for};
+use crate::cluster::Cluster;
+use crate::engine::Loss;
+use crate::runtime::{Command, quote};
+use crate::step::Step;
+use crate::topology::{Node, Role};
+
+pub(super) fn all<'a>(engine: &'a Postgres, cluster: &'a Cluster, loss: Loss) -> Result<Vec<Step<'a>>> {
+    let installed = engine.installation()?;
+    let primary = cluster.record.topology.primary();
+    let mut steps = Vec::new();
+    if !cluster.record.config.trust {
+        steps.push(make_passwords(cluster));
+    }
+    steps.push(initialize(installed, cluster, primary));
+    steps.push(configure(cluster, primary));
+    steps.push(start_node(engine, installed, cluster, primary));
+    steps.push(make_replicator(cluster, primary));
+    for replica in cluster.record.topology.replicas() {
+        steps.push(make_slot(cluster, replica));
+        steps.push(copy(installed, cluster, replica, loss));
+        steps.push(configure(cluster, replica));
+        steps.push(start_node(engine, installed, cluster, replica));
+    }
+    steps.push(proof::step(cluster));
+    Ok(steps)
+}
+
+pub(super) fn start<'a>(engine: &'a Postgres, cluster: &'a Cluster, nodes: &[&'a Node]) -> Result<Vec<Step<'a>>> {
+    let installed = engine.installation()?;
+    for node in nodes {
+        if !has_data(cluster, node)? {
+            return Err(Error::refused(format!("{} is not complete: it has no data yet", node.name))
+                .with_hint("`provision up` makes them, or goes on where it was interrupted"));
+        }
+    }
+    Ok(nodes.iter().flat_map(|node| [configure(cluster, node), start_node(engine, installed, cluster, node)]).collect())
+}
+
+fn make_passwords(cluster: &Cluster) -> Step<'_> {
+    let path = cluster.directory.passwords();
+    let shown = quote(&path.to_string_lossy());
+    let (checked, made) = (path.clone(), path);
+    Step::new(
+        "make the passwords",
+        move || if checked.exists() { Passwords::read(&checked).map(|_| true) } else { Ok(false) },
+        move || Passwords::make(&made),
+    )
+    .shell([
+        format!("(umask 077; for user in {SUPERUSER} {REPLICATOR}; do echo \"*:*:*:$user:$(openssl rand -hex 24)\"; done >{shown})"),
+    ])
+}
+
+/// Whether the data of `node` are complete: they get their name once they are.
+pub(super) fn has_data(cluster: &Cluster, node: &Node) -> Result<bool> {
+    Ok(cluster.runtime().modified(node, &Postgres::data(cluster, node).join("PG_VERSION"))?.is_some())
+}
+
+/// Whether the data of `node` are complete and noted as such. What was noted and is gone was lost.
+fn has_noted_data(cluster: &Cluster, node: &Node, loss: Loss) -> Result<bool> {
+    let (has, noted) = (has_data(cluster, node)?, cluster.directory.was_complete(&node.name));
+    if noted && !has {
+        let data = Postgres::data(cluster, node);
+        let lost = Error::new(
+            ErrorKind::VerifyFailed,
+            format!("the data of {} were complete once, and are gone: {}", node.name, data.display()),
+        );
+        match (node.role, loss) {
+            (Role::Replica, Loss::CopyReplicas) => return Ok(false),
+            (Role::Replica, Loss::Refuse) => {
+                return Err(lost.with_hint("`provision repair` copies them from the primary anew"));
+            }
+            (Role::Primary, _) => {
+                return Err(lost.with_hint(
+                    "bring them back; or give them up with `provision down --purge`, and begin with an empty database",
+                ));
+            }
+        }
+    }
+    Ok(has && noted)
+}
+
+/// The directory in which data come to be, before they get their name.
+fn unfinished(data: &Path) -> PathBuf {
+    data.with_extension("new")
+}
+
+fn completing(data: &Path) -> String {
+    let (new, data) = (unfinished(data), data.to_string_lossy());
+    let new = quote(&new.to_string_lossy());
+    format!("sync -f {new} && mv {new} {}", quote(&data))
+}
+
+fn initialize<'a>(installed: &'a Installation, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
+    let runtime = cluster.runtime();
+    let data = Postgres::data(cluster, node);
+    let new = unfinished(&data);
+    let password_file = runtime.home(node).join("initdb.password");
+    let trust = cluster.record.config.trust;
+    // Not synced file by file: everything is brought to stable storage at once before it gets its name.
+    let mut command = Command::new(installed.program("initdb")).args([
+        "--no-sync",
+        "--no-instructions",
+        "--encoding=UTF8",
+        "--locale=C",
+        "--data-checksums",
+    ]);
+    command = command.args([format!("--username={SUPERUSER}"), format!("--pgdata={}", new.display())]);
+    command = if trust {
+        command.arg("--auth=trust")
+    } else {
+        command.arg("--auth=scram-sha-256").arg(format!("--pwfile={}", password_file.display()))
+    };
+    let mut shown = vec![runtime.shell_make_directory(node, &new)];
+    if !trust {
+        shown.push(runtime.shell_write(node, &password_file, &password_from_file(cluster, SUPERUSER)));
+    }
+    shown.push(runtime.shell(node, &command));
+    if !trust {
+        shown.push(format!("rm {}", quote(&password_file.to_string_lossy())));
+    }
+    shown.push(completing(&data));
+    Step::new(
+        format!("initialize the database of {}", node.name),
+        move || has_noted_data(cluster, node, Loss::Refuse),
+        move || {
+            if !has_data(cluster, node)? {
+                runtime.make_directory(node, &new)?;
+                if trust {
+                    runtime.run(node, &command)?;
+                } else {
+                    let password = Passwords::read(&cluster.directory.passwords())?.superuser;
+                    runtime.write(node, &password_file, password.as_bytes())?;
+                    let outcome = runtime.run(node, &command);
+                    runtime.remove(node, &password_file)?;
+                    outcome?;
+                }
+                runtime.complete(node, &new, &data)?;
+            }
+            cluster.directory.note_complete(&node.name)
+        },
+    )
+    .shell(shown)
+    .log(runtime.setup_log(node), likely_cause)
+}
+
+/// The shell command that prints the password of `user`.
+fn password_from_file(cluster: &Cluster, user: &str) -> String {
+    format!("sed -n 's/^\\*:\\*:\\*:{user}://p' {}", quote(&cluster.directory.passwords().to_string_lossy()))
+}
+
+fn configure<'a>(cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
+    let runtime = cluster.runtime();
+    let home = runtime.home(node);
+    let data = Postgres::data(cluster, node);
+    let files = move || -> Result<Vec<(PathBuf, String)>> {
+        let mut files = vec![
+            (home.join("pg_hba.conf"), conf::pg_hba_conf(&cluster.record.config)),
+            (home.join("postgresql.conf"), conf::postgresql_conf(cluster, node, &data)),
+        ];
+        if !cluster.record.config.trust {
+            files.push((home.join("pgpass"), Passwords::read(&cluster.directory.passwords())?.as_file()));
+        }
+        Ok(files)
+    };
+    let files_again = files.clone();
+    let data = Postgres::data(cluster, node);
+    let home = runtime.home(node);
+    let text = conf::postgresql_conf(cluster, node, &data);
+    let mut shown = vec![
+        runtime.shell_write(node, &home.join("pg_hba.conf"), &here(&conf::pg_hba_conf(&cluster.record.config))),
+        runtime.shell_write(node, &home.join("postgresql.conf"), &here(&text)),
+    ];
+    if !cluster.record.config.trust {
+        let passwords = quote(&cluster.directory.passwords().to_string_lossy());
+        shown.push(runtime.shell_write(node, &home.join("pgpass"), &format!("cat {passwords}")));
+    }
+    Step::new(
+        format!("configure {}", node.name),
+        move || {
+            for (path, content) in files()? {
+                if runtime.read(node, &path)?.as_deref() != Some(content.as_bytes()) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        },
+        move || {
+            for (path, content) in files_again()? {
+                runtime.write(node, &path, content.as_bytes())?;
+            }
+            Ok(())
+        },
+    )
+    .shell(shown)
+}
+
+/// The shell command that prints `text`.
+fn here(text: &str) -> String {
+    format!("cat <<'END'\n{text}END\n")
+}
+
+fn postgres(installed: &Installation, data: &Path, config_file: &Path) -> Command {
+    Command::new(installed.program("postgres")).args([
+        "-D".to_owned(),
+        data.to_string_lossy().into_owned(),
+        format!("--config-file={}", config_file.display()),
+    ])
+}
+
+fn start_node<'a>(engine: &'a Postgres, installed: &'a Installation, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
+    let runtime = cluster.runtime();
+    let service = engine.service(node);
+    let data = Postgres::data(cluster, node);
+    let conf = runtime.home(node).join("postgresql.conf");
+    let command = postgres(installed, &data, &conf);
+    let shown = runtime.shell(node, &command);
+    let log = runtime.log(service);
+    let (host, port) = runtime.address(node);
+    let ready = Command::new(installed.program("pg_isready")).args(["-q", "-h", &host, "-p", &port.to_string()]);
+    let waiting = format!("until {ready}; do sleep 0.1; done");
+    Step::new(
+        format!("start {}", node.name),
+        move || {
+            check_role(cluster, node)?;
+            if runtime.process_id(service)?.is_none() {
+                return Ok(false);
+            }
+            let Some(mut client) = sql::try_connect(cluster, node)? else { return Ok(false) };
+            Ok(has_loaded_its_configuration(cluster, node, &mut client)? && !pending_restart(node, &mut client)?)
+        },
+        move || {
+            if runtime.process_id(service)?.is_some() {
+                let mut client = engine.wait_until_it_answers(cluster, node)?;
+                if !has_loaded_its_configuration(cluster, node, &mut client)? {
+                    reload(cluster, node, &mut client)?;
+                }
+                if !pending_restart(node, &mut client)? {
+                    return Ok(());
+                }
+                if node.role == Role::Replica {
+                    catch_up(cluster, node, client)?;
+                }
+                crate::engine::Engine::stop(engine, cluster, node)?;
+            }
+            clear_the_way(cluster, node)?;
+            runtime.start(service, &command)?;
+            engine.wait_until_it_answers(cluster, node).map(drop)
+        },
+    )
+    .shell([format!("{shown} >>{} 2>&1 &", quote(&log.to_string_lossy())), waiting])
+    .log(log, likely_cause)
+}
+
+/// Waits until a replica knows the parameters with which its primary runs by now: with lower ones than those it knows of, it
+/// would not start. Where the primary's are higher than its own, it pauses and waits for its restart.
+fn catch_up(cluster: &Cluster, replica: &Node, client: postgres::Client) -> Result<()> {
+    let primary = cluster.record.topology.primary();
+    let Some(mut writer) = sql::try_connect(cluster, primary)? else { return Ok(()) };
+    let written: String =
+        writer.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).on(primary, "cannot ask")?.get(0);
+    let client = std::cell::RefCell::new(client);
+    wait_for(cluster, &format!("{} has caught up", replica.name), || {
+        let row = client
+            .borrow_mut()
+            .query_one(
+                "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn OR pg_get_wal_replay_pause_state() = 'paused'",
+                &[&written],
+            )
+            .on(replica, "cannot ask")?;
+        Ok(row.get::<_, Option<bool>>(0).unwrap_or(false).then_some(()))
+    })
+}
+
+/// What is a replica in the topology must not start as a second primary, nor the other way round.
+fn check_role(cluster: &Cluster, node: &Node) -> Result<()> {
+    let signal = Postgres::data(cluster, node).join("standby.signal");
+    let is_standby = cluster.runtime().modified(node, &signal)?.is_some();
+    match node.role {
+        Role::Replica if !is_standby => Err(Error::refused(format!(
+            "{} is no replica any more: {} is gone; somebody has promoted it",
+            node.name,
+            signal.display()
+        ))
+        .with_hint(format!("`provision replica remove {0}`, then `provision replica add {0}`", node.name))),
+        Role::Primary if is_standby => Err(Error::refused(format!(
+            "{} is no primary any more: somebody has made it a replica ({})",
+            node.name,
+            signal.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The lock files that a crash left behind name a process that may be anybody by now; PostgreSQL would believe them.
+fn clear_the_way(cluster: &Cluster, node: &Node) -> Result<()> {
+    let data = Postgres::data(cluster, node);
+    let pid_file = data.join("postmaster.pid");
+    let content = cluster.runtime().read(node, &pid_file)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&content);
+    let id = text.lines().next().unwrap_or_default().trim();
+    // A postmaster's working directory is its data directory.
+    let serves_these_data = std::fs::read_link(format!("/proc/{id}/cwd")).is_ok_and(|cwd| cwd == data);
+    if serves_these_data {
+        return Err(Error::refused(format!(
+            "process {id} works on the data of {}, and provision did not start it",
+            node.name
+        ))
+        .with_hint(format!("stop it: pg_ctl stop -D {}", data.display())));
+    }
+    let socket_lock = cluster.runtime().sockets(node).join(format!(".s.PGSQL.{}.lock", node.port));
+    cluster.runtime().remove(node, &socket_lock)?;
+    cluster.runtime().remove(node, &pid_file)
+}
+
+fn has_loaded_its_configuration(cluster: &Cluster, node: &Node, client: &mut postgres::Client) -> Result<bool> {
+    let loaded: SystemTime = client.query_one("SELECT pg_conf_load_time()", &[]).on(node, "cannot ask")?.get(0);
+    for file in ["postgresql.conf", "pg_hba.conf"] {
+        let written = cluster.runtime().modified(node, &cluster.runtime().home(node).join(file))?;
+        // PostgreSQL's clock has microseconds, a file's has nanoseconds.
+        if written.is_some_and(|written| micros(written) > micros(loaded)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn micros(time: SystemTime) -> u128 {
+    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_micros()
+}
+
+fn pending_restart(node: &Node, client: &mut postgres::Client) -> Result<bool> {
+    let pending = client
+        .query_one("SELECT count(*) FROM pg_settings WHERE pending_restart", &[])
+        .on(node, "cannot ask for the settings of")?;
+    Ok(pending.get::<_, i64>(0) > 0)
+}
+
+fn reload(cluster: &Cluster, node: &Node, client: &mut postgres::Client) -> Result<()> {
+    // Asked again each time: the postmaster may have read the files just before they were written.
+    let client = std::cell::RefCell::new(client);
+    wait_for(cluster, &format!("{} has read its configuration", node.name), || {
+        let mut client = client.borrow_mut();
+        client.query_one("SELECT pg_reload_conf()", &[]).on(node, "cannot reload the configuration of")?;
+        Ok(has_loaded_its_configuration(cluster, node, &mut client)?.then_some(()))
+    })
+}
+
+fn make_replicator<'a>(cluster: &'a Cluster, primary: &'a Node) -> Step<'a> {
+    let role = format!("CREATE ROLE {REPLICATOR} WITH REPLICATION LOGIN");
+    let shown = if cluster.record.config.trust {
+        psql(cluster, primary, &role)
+    } else {
+        // Printed by the shell itself: nobody sees it among the arguments of a process.
+        let password = password_from_file(cluster, REPLICATOR);
+        format!("echo \"{role} PASSWORD '$({password})'\" | {}", cluster.engine().client(cluster, primary))
+    };
+    Step::new(
+        format!("let replicas log in to {}", primary.name),
+        move || sql::replicator_can_log_in(cluster, primary),
+        move || {
+            let mut client = sql::connect(cluster, primary)?;
+            let exists = client
+                .query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&REPLICATOR])
+                .on(primary, "cannot list the roles of")?
+                .is_some();
+            let verb = if exists { "ALTER" } else { "CREATE" };
+            let password = if cluster.record.config.trust {
+                "NULL".to_owned()
+            } else {
+                // The verifier, not the password: statements may be logged. It is base64 and needs no quoting.
+                let password = Passwords::read(&cluster.directory.passwords())?.replicator;
+                format!("'{}'", scram_sha_256(password.as_bytes()))
+            };
+            client
+                .batch_execute(&format!("{verb} ROLE {REPLICATOR} WITH REPLICATION LOGIN PASSWORD {password}"))
+                .on(primary, "cannot make the role for replication on")
+        },
+    )
+    .shell([shown])
+}
+
+fn psql(cluster: &Cluster, node: &Node, statement: &str) -> String {
+    cluster.engine().client(cluster, node).args(["-c", statement]).to_string()
+}
+
+fn make_slot<'a>(cluster: &'a Cluster, replica: &'a Node) -> Step<'a> {
+    let primary = cluster.record.topology.primary();
+    let slot = replica.name.as_str();
+    Step::new(
+        format!("make a replication slot for {}", replica.name),
+        move || Ok(client_slot_active(cluster, primary, slot)?.is_some()),
+        move || {
+            // Reserved at once: nothing that the replica will need is thrown away while it is copied.
+            sql::connect(cluster, primary)?
+                .execute("SELECT pg_create_physical_replication_slot($1, true)", &[&slot])
+                .map(drop)
+                .on(primary, "cannot make a replication slot on")
+        },
+    )
+    .shell([psql(cluster, primary, &format!("SELECT pg_create_physical_replication_slot('{slot}', true)"))])
+}
+
+fn copy<'a>(installed: &'a Installation, cluster: &'a Cluster, replica: &'a Node, loss: Loss) -> Step<'a> {
+    let runtime = cluster.runtime();
+    let primary = cluster.record.topology.primary();
+    let data = Postgres::data(cluster, replica);
+    let new = unfinished(&data);
+    let signal = new.join("standby.signal");
+    let backup = Command::new(installed.program("pg_basebackup")).args([
+        format!("--dbname={}", conf::conninfo(cluster, replica)),
+        format!("--pgdata={}", new.display()),
+        format!("--slot={}", replica.name),
+        "--wal-method=stream".to_owned(),
+        "--checkpoint=fast".to_owned(),
+        "--no-sync".to_owned(),
+        "--no-password".to_owned(),
+    ]);
+    let mark = Command::new("touch").arg(signal.to_string_lossy());
+    let passwords = runtime.home(replica).join("pgpass");
+    let mut shown = vec![runtime.shell_make_directory(replica, &new)];
+    if !cluster.record.config.trust {
+        let source = format!("cat {}", quote(&cluster.directory.passwords().to_string_lossy()));
+        shown.push(runtime.shell_write(replica, &passwords, &source));
+    }
+    shown.extend([runtime.shell(replica, &backup), runtime.shell(replica, &mark), completing(&data)]);
+    Step::new(
+        format!("copy {} to {}", primary.name, replica.name),
+        move || has_noted_data(cluster, replica, loss),
+        move || {
+            if !has_data(cluster, replica)? {
+                if !cluster.record.config.trust {
+                    let content = Passwords::read(&cluster.directory.passwords())?.as_file();
+                    runtime.write(replica, &passwords, content.as_bytes())?;
+                }
+                // A copy that was killed may hold the slot a moment longer.
+                wait_for(cluster, &format!("the slot of {} is free", replica.name), || {
+                    Ok((client_slot_active(cluster, primary, replica.name.as_str())? != Some(true)).then_some(()))
+                })?;
+                runtime.make_directory(replica, &new)?;
+                runtime.run(replica, &backup)?;
+                runtime.run(replica, &mark)?;
+                runtime.remove(replica, &data)?;
+                runtime.complete(replica, &new, &data)?;
+            }
+            cluster.directory.note_complete(&replica.name)
+        },
+    )
+    .shell(shown)
+    .log(runtime.setup_log(replica), likely_cause)
+}

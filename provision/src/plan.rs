@@ -1,0 +1,255 @@
+//! An ordered list of steps, and what is told while they run.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use blockdev::{Cancel, Result, ui};
+use serde::Serialize;
+
+use crate::step::{Outcome, Step};
+
+/// Steps in the order in which they are done.
+#[derive(Debug, Default)]
+pub struct Plan<'a> {
+    steps: Vec<Step<'a>>,
+}
+
+/// What happens while a plan runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event<'a> {
+    /// A step begins.
+    StepStarted {
+        /// Which, from 1.
+        number: usize,
+        /// Of how many.
+        total: usize,
+        /// What it does.
+        title: &'a str,
+    },
+    /// A step is done.
+    StepDone {
+        /// Which, from 1.
+        number: usize,
+        /// Of how many.
+        total: usize,
+        /// What it does.
+        title: &'a str,
+        /// Whether it had been done before.
+        outcome: Outcome,
+        /// How long it took.
+        #[serde(rename = "step_ms", serialize_with = "milliseconds")]
+        step_time: Duration,
+        /// How long the plan has taken until now.
+        #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
+        elapsed: Duration,
+    },
+    /// A step failed, and the plan with it.
+    StepFailed {
+        /// Which, from 1.
+        number: usize,
+        /// Of how many.
+        total: usize,
+        /// What it does.
+        title: &'a str,
+        /// What failed.
+        error: String,
+        /// What to do next.
+        hint: Option<String>,
+    },
+}
+
+fn milliseconds<S: serde::Serializer>(time: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_u128(time.as_millis())
+}
+
+/// Is told what happens while a plan runs. Libraries report to this and never print.
+pub trait Observer {
+    /// This happened.
+    ///
+    /// # Errors
+    /// When it cannot be passed on, which ends the plan.
+    fn event(&mut self, event: &Event<'_>) -> Result<()>;
+}
+
+impl<'a> Plan<'a> {
+    /// A plan without steps.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a step at the end.
+    pub fn push(&mut self, step: Step<'a>) {
+        self.steps.push(step);
+    }
+
+    /// The steps, in order.
+    #[must_use]
+    pub fn steps(&self) -> &[Step<'a>] {
+        &self.steps
+    }
+
+    /// Runs the steps in order, until one fails or somebody asks to stop.
+    ///
+    /// # Errors
+    /// The error of the step that failed; [`Interrupted`](blockdev::ErrorKind::Interrupted) when asked to stop.
+    pub fn run(&self, observer: &mut dyn Observer, cancel: &Cancel) -> Result<()> {
+        let begin = Instant::now();
+        let total = self.steps.len();
+        for (number, step) in (1..).zip(&self.steps) {
+            let title = step.title();
+            let step_begin = Instant::now();
+            observer.event(&Event::StepStarted { number, total, title })?;
+            match cancel.check(title).map_err(resumable).and_then(|()| step.run()) {
+                Ok(outcome) => {
+                    let (step_time, elapsed) = (step_begin.elapsed(), begin.elapsed());
+                    observer.event(&Event::StepDone { number, total, title, outcome, step_time, elapsed })?;
+                }
+                Err(error) => {
+                    let hint = error.hint().map(str::to_owned);
+                    observer.event(&Event::StepFailed { number, total, title, error: error.to_string(), hint })?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The shell commands that do the same, each step under its title.
+    #[must_use]
+    pub fn as_shell_script(&self) -> String {
+        let mut script = String::new();
+        for (number, step) in (1..).zip(&self.steps) {
+            script += &format!("# {number}. {}\n", step.title());
+            for command in step.shell_commands() {
+                script += command;
+                script.push('\n');
+            }
+        }
+        script
+    }
+}
+
+fn resumable(error: blockdev::Error) -> blockdev::Error {
+    error.with_hint("`provision up` goes on from here, `provision down` takes it away")
+}
+
+/// Tells a person, on standard error: a line for each step, numbered, with how long it took and how much time has gone by.
+#[derive(Debug, Default)]
+pub struct Lines;
+
+impl Observer for Lines {
+    fn event(&mut self, event: &Event<'_>) -> Result<()> {
+        let mut err = io::stderr().lock();
+        let terminal = err.is_terminal();
+        // Nobody is left to tell when standard error itself is gone.
+        let _ = match event {
+            Event::StepStarted { number, total, title } if terminal => {
+                write!(err, "[{number:>2}/{total}]                  {title} ...\r")
+            }
+            Event::StepStarted { .. } => Ok(()),
+            Event::StepDone { number, total, title, outcome, step_time, elapsed } => {
+                let (step, elapsed) = (step_time.as_secs_f64(), elapsed.as_secs_f64());
+                let how = if *outcome == Outcome::Found { "already done" } else { "done" };
+                let clear = if terminal { "\x1b[K" } else { "" };
+                writeln!(err, "[{number:>2}/{total}] {elapsed:7.2}s {step:+7.2}s {title}: {how}{clear}")
+            }
+            Event::StepFailed { number, total, title, .. } => {
+                writeln!(err, "[{number:>2}/{total}]                  {title}: failed")
+            }
+        };
+        Ok(())
+    }
+}
+
+/// Tells a program, on standard output: a JSON document per line.
+#[derive(Debug, Default)]
+pub struct JsonLines;
+
+impl Observer for JsonLines {
+    fn event(&mut self, event: &Event<'_>) -> Result<()> {
+        print_json_line(event)
+    }
+}
+
+/// Prints `value` as JSON on one line of standard output.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn print_json_line<T: Serialize>(value: &T) -> Result<()> {
+    let line = serde_json::to_string(value).map_err(|source| {
+        blockdev::Error::new(blockdev::ErrorKind::Io, "cannot write the result as JSON").with_source(source)
+    })?;
+    ui::print(&(line + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use blockdev::{Error, ErrorKind};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Log(Vec<serde_json::Value>);
+
+    impl Observer for Log {
+        fn event(&mut self, event: &Event<'_>) -> Result<()> {
+            self.0.push(serde_json::to_value(event).unwrap());
+            Ok(())
+        }
+    }
+
+    fn noting<'a>(title: &'static str, notes: &'a RefCell<Vec<&'static str>>, ok: bool) -> Step<'a> {
+        Step::new(
+            title,
+            move || Ok(notes.borrow().contains(&title)),
+            move || {
+                if !ok {
+                    return Err(Error::invalid("it will not"));
+                }
+                notes.borrow_mut().push(title);
+                Ok(())
+            },
+        )
+        .shell([format!("do {title}")])
+    }
+
+    #[test]
+    fn steps_run_in_order_until_one_fails_and_go_on_from_there() {
+        let notes = RefCell::new(Vec::new());
+        let mut plan = Plan::new();
+        for (title, ok) in [("a", true), ("b", false), ("c", true)] {
+            plan.push(noting(title, &notes, ok));
+        }
+        let mut log = Log::default();
+        let error = plan.run(&mut log, &Cancel::new()).unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.kind()), ("cannot b", ErrorKind::InvalidInput));
+        assert_eq!(*notes.borrow(), ["a"]);
+        let events: Vec<(&str, u64)> =
+            log.0.iter().map(|event| (event["event"].as_str().unwrap(), event["number"].as_u64().unwrap())).collect();
+        assert_eq!(events, [("step_started", 1), ("step_done", 1), ("step_started", 2), ("step_failed", 2)]);
+        assert_eq!(log.0[1]["outcome"], "done");
+        assert!(log.0[1]["elapsed_ms"].is_u64());
+
+        let mut again = Log::default();
+        plan.run(&mut again, &Cancel::new()).unwrap_err();
+        assert_eq!(again.0[1]["outcome"], "found");
+        assert_eq!(plan.as_shell_script(), "# 1. a\ndo a\n# 2. b\ndo b\n# 3. c\ndo c\n");
+    }
+
+    #[test]
+    fn asked_to_stop_it_begins_no_further_step() {
+        let notes = RefCell::new(Vec::new());
+        let mut plan = Plan::new();
+        plan.push(noting("a", &notes, true));
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let error = plan.run(&mut Log::default(), &cancel).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Interrupted);
+        assert_eq!(error.hint(), Some("`provision up` goes on from here, `provision down` takes it away"));
+        assert!(notes.borrow().is_empty());
+    }
+}

@@ -1,0 +1,107 @@
+//! What this machine lacks for nodes that are its own processes.
+
+use std::path::Path;
+
+use blockdev::{ByteSize, Context, Result};
+
+use super::{Local, ports};
+use crate::doctor::Finding;
+use crate::runtime::{Runtime, Service};
+use crate::topology::{Node, Topology};
+
+/// The longest path of a Unix socket: `sun_path` of unix(7) without its NUL.
+const SOCKET_PATH_MAX: usize = 107;
+/// What a new node takes, rounded up: an empty cluster of 40 MB, and WAL segments of 16 MB.
+const NEW_NODE: ByteSize = ByteSize::mib(100);
+
+pub(super) fn all(local: &Local, topology: &Topology) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let nodes = local.nodes_directory();
+    findings.extend(closed_directory(local, nodes));
+    findings.extend(long_socket_path(&local.directory.sockets()));
+    if local.nodes != local.directory.nodes() && !local.nodes.is_dir() {
+        findings.push(Finding::error(
+            "no-directory",
+            format!("{} is no directory", nodes.display()),
+            "make it first: it is yours, and stays when the cluster goes",
+        ));
+    }
+    let mut new_nodes = 0;
+    for node in topology.nodes() {
+        match local.has_home(node) {
+            Ok(true) => {}
+            Ok(false) => new_nodes += 1,
+            Err(error) => findings.push(Finding::from_error("foreign-directory", &error)),
+        }
+        findings.extend(taken_port(local, node)?);
+    }
+    findings.extend(disk_space(nodes, new_nodes)?);
+    Ok(findings)
+}
+
+fn closed_directory(local: &Local, nodes: &Path) -> Option<Finding> {
+    let account = local.account();
+    let paths = [nodes.to_owned(), local.directory.sockets()];
+    let closed = paths.iter().find_map(|path| account.barred_from(path))?;
+    Some(Finding::error(
+        "closed-directory",
+        format!("the database runs as {}, who may not enter {}", account.name, closed.display()),
+        format!("choose another place with --state-dir or --directory, or: chmod a+x {}", closed.display()),
+    ))
+}
+
+fn long_socket_path(sockets: &Path) -> Option<Finding> {
+    let longest = sockets.join(".s.PGSQL.65535");
+    let length = longest.as_os_str().len();
+    (length > SOCKET_PATH_MAX).then(|| {
+        Finding::error(
+            "long-socket-path",
+            format!(
+                "the sockets' path {} would be {length} bytes long; the kernel takes {SOCKET_PATH_MAX}",
+                longest.display()
+            ),
+            "choose a shorter place with --state-dir",
+        )
+    })
+}
+
+fn taken_port(local: &Local, node: &Node) -> Result<Option<Finding>> {
+    if ports::is_free(node.port) || local.process_id(Service { node, name: "postgres" })?.is_some() {
+        return Ok(None);
+    }
+    let holder = ports::holder(node.port).unwrap_or_else(|| "another program".to_owned());
+    Ok(Some(Finding::error(
+        "port-taken",
+        format!("port {} of 127.0.0.1, which {} needs, is taken by {holder}", node.port, node.name),
+        "stop that, or name another port (--port, --node) for a new cluster",
+    )))
+}
+
+fn disk_space(nodes: &Path, new_nodes: u64) -> Result<Option<Finding>> {
+    let existing = nodes.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let statistics = nix::sys::statvfs::statvfs(existing)
+        .context(|| format!("cannot ask for the free space at {}", existing.display()))?;
+    let free = ByteSize::new(statistics.blocks_available() * statistics.fragment_size());
+    let needed = ByteSize::new(NEW_NODE.bytes() * new_nodes);
+    Ok((free < needed).then(|| {
+        Finding::error(
+            "disk-space",
+            format!("{} has {free} free; {new_nodes} new nodes take about {needed}", existing.display()),
+            "make room, or choose another place with --directory",
+        )
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_path_has_an_end() {
+        let fits = "/".to_owned() + &"x".repeat(SOCKET_PATH_MAX - 1 - "/.s.PGSQL.65535".len());
+        assert_eq!(long_socket_path(Path::new(&fits)), None);
+        let finding = long_socket_path(Path::new(&(fits + "x"))).unwrap();
+        assert_eq!(finding.id, "long-socket-path");
+        assert!(finding.message.ends_with("would be 108 bytes long; the kernel takes 107"));
+    }
+}

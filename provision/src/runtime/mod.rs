@@ -1,0 +1,229 @@
+//! Where a node runs, and how to reach into it. An [`Engine`](crate::engine::Engine) says what to run; a [`Runtime`] runs
+//! it there, keeps its log, and finds it again by a label that nothing else carries.
+
+pub mod local;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, SystemTime};
+
+use blockdev::{ByteSize, Result};
+use nix::sys::signal::Signal;
+
+use crate::doctor::Finding;
+use crate::step::Step;
+use crate::topology::{Node, Topology};
+
+/// A command on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// The program, as a path or to be found on the path.
+    pub program: String,
+    /// Its arguments. They are shown in messages and by `ps`: no secret may be among them.
+    pub args: Vec<String>,
+    /// Variables it gets beside the few that every command on a node has.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Command {
+    /// A command without arguments.
+    pub fn new(program: impl Into<String>) -> Self {
+        Self { program: program.into(), args: Vec::new(), environment: Vec::new() }
+    }
+
+    /// The same with one more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// The same with more arguments.
+    #[must_use]
+    pub fn args<T: Into<String>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// The same with a variable in its environment.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+}
+
+impl fmt::Display for Command {
+    /// As one would type it in a shell.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in &self.environment {
+            write!(f, "{name}={} ", quote(value))?;
+        }
+        f.write_str(&quote(&self.program))?;
+        self.args.iter().try_for_each(|arg| write!(f, " {}", quote(arg)))
+    }
+}
+
+/// `text` as one word of a shell.
+#[must_use]
+pub fn quote(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+/// A process of a node that runs until it is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service<'a> {
+    /// The node it belongs to.
+    pub node: &'a Node,
+    /// What it is, such as `postgres`; also names its log.
+    pub name: &'a str,
+}
+
+/// Where nodes run.
+pub trait Runtime {
+    /// What this machine lacks for these nodes.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn findings(&self, topology: &Topology) -> Result<Vec<Finding>>;
+
+    /// The steps that make a node: a place with a home for its files, in which nothing runs yet.
+    fn node_steps<'a>(&'a self, node: &'a Node) -> Vec<Step<'a>>;
+
+    /// The directory for the node's files, as the node sees it. What runs on the node can make nothing in it, only in the
+    /// directories that [`make_directory`](Self::make_directory) gives it.
+    fn home(&self, node: &Node) -> PathBuf;
+
+    /// The directory for the node's sockets, as the node sees it.
+    fn sockets(&self, node: &Node) -> PathBuf;
+
+    /// Where this machine reaches the node: host, or the directory of its socket, and port.
+    fn address(&self, node: &Node) -> (String, u16);
+
+    /// Where the other nodes reach this one: host and port.
+    fn peer_address(&self, node: &Node) -> (String, u16);
+
+    /// `command` as one would type it here, outside of the node.
+    fn shell(&self, node: &Node, command: &Command) -> String;
+
+    /// What [`make_directory`](Self::make_directory) does, as one would type it.
+    fn shell_make_directory(&self, node: &Node, path: &Path) -> String;
+
+    /// What [`write`](Self::write) does with the output of `source`, as one would type it.
+    fn shell_write(&self, node: &Node, path: &Path, source: &str) -> String;
+
+    /// Runs `command` to its end; its output goes to the [setup log](Self::setup_log).
+    ///
+    /// # Errors
+    /// When it cannot be started, fails, or somebody asks to stop: then it is ended first.
+    fn run(&self, node: &Node, command: &Command) -> Result<()>;
+
+    /// Runs `command` on this terminal and waits for its end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    fn exec(&self, node: &Node, command: &Command) -> Result<ExitStatus>;
+
+    /// Where [`run`](Self::run) puts what its commands print.
+    fn setup_log(&self, node: &Node) -> PathBuf;
+
+    /// Makes an empty directory below the home that belongs to what runs on the node, instead of what is at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn make_directory(&self, node: &Node, path: &Path) -> Result<()>;
+
+    /// Writes a file below the home, whole or not at all, that only what runs on the node can read.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn write(&self, node: &Node, path: &Path, content: &[u8]) -> Result<()>;
+
+    /// What is in a file on the node; nothing if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read(&self, node: &Node, path: &Path) -> Result<Option<Vec<u8>>>;
+
+    /// When what is at `path` on the node was last written; nothing if it does not exist.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn modified(&self, node: &Node, path: &Path) -> Result<Option<SystemTime>>;
+
+    /// Removes what is at `path` below the home, if anything.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    fn remove(&self, node: &Node, path: &Path) -> Result<()>;
+
+    /// Renames once everything in `from` is on stable storage: `to` is complete, or does not exist.
+    ///
+    /// # Errors
+    /// When it cannot be stored or renamed.
+    fn complete(&self, node: &Node, from: &Path, to: &Path) -> Result<()>;
+
+    /// Starts a process that outlives this one; what it prints goes to its [log](Self::log).
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    fn start(&self, service: Service<'_>, command: &Command) -> Result<()>;
+
+    /// The process id of a service, if it runs: by its label, never by a number kept somewhere.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    fn process_id(&self, service: Service<'_>) -> Result<Option<u32>>;
+
+    /// Sends `signal` to a service and waits until it is gone; what does not run is stopped.
+    ///
+    /// # Errors
+    /// When it still runs after `patience`.
+    fn stop(&self, service: Service<'_>, signal: Signal, patience: Duration) -> Result<()>;
+
+    /// Where what a service prints is kept.
+    fn log(&self, service: Service<'_>) -> PathBuf;
+
+    /// How much storage the node's files take.
+    fn disk_usage(&self, node: &Node) -> ByteSize;
+
+    /// Ends what an earlier, killed command left running on any node on its way to somewhere else.
+    ///
+    /// # Errors
+    /// When it does not end.
+    fn end_stragglers(&self) -> Result<()>;
+
+    /// Takes away the node: everything of this cluster that still runs on it, and with `purge` its files.
+    ///
+    /// # Errors
+    /// When something cannot be ended or removed.
+    fn remove_node(&self, node: &Node, purge: bool) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_command_reads_as_typed() {
+        let command = Command::new("/bin/echo").args(["a b", "it's", "", "x=1"]).env("LC_ALL", "C");
+        assert_eq!(command.to_string(), r"LC_ALL=C /bin/echo 'a b' 'it'\''s' '' x=1");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn a_shell_reads_back_what_was_quoted(text in "[^\0]{0,20}") {
+            let output = std::process::Command::new("sh").arg("-c").arg(format!("printf %s {}", quote(&text))).output().unwrap();
+            prop_assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+        }
+    }
+}

@@ -1,0 +1,589 @@
+//! `provision` on this machine, as a user runs it.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// One cluster at a time: two cores have enough to do with one, and ports that are free stay free.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A place for clusters, and at its end the proof that nothing of them is left.
+struct Place {
+    root: PathBuf,
+    dir: Option<tempfile::TempDir>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // The path of a socket has 107 bytes: short names. Root's database runs as another user, who must be able to get here.
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let open = target.ancestors().all(|dir| fs::metadata(dir).is_ok_and(|metadata| metadata.mode() & 0o001 != 0));
+        let parent = if open && target.as_os_str().len() < 60 { target } else { Path::new("/var/tmp") };
+        let dir = tempfile::Builder::new().prefix("p").rand_bytes(4).tempdir_in(parent).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self { root: dir.path().to_owned(), dir: Some(dir), _alone: alone }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = tests::program("provision");
+        command.arg("--state-dir").arg(&self.root).args(args).current_dir(&self.root).stdin(Stdio::null());
+        // What is set for the person who runs the tests is not meant for them.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PG") || name.to_string_lossy().starts_with("PROVISION_") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let Output { status, stdout, stderr } = self.command(args).output().unwrap();
+        (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let (code, out, err) = self.run(args);
+        assert_eq!(code, Some(0), "provision {args:?}\n{out}\n{err}");
+        out
+    }
+
+    /// What fails must say `part`, and change nothing.
+    fn refused(&self, args: &[&str], exit_code: i32, part: &str) {
+        let before = self.files();
+        let (code, out, err) = self.run(args);
+        assert!(err.contains(part), "provision {args:?} says\n{err}");
+        assert_eq!((code, out.as_str()), (Some(exit_code), ""), "provision {args:?}\n{err}");
+        assert_eq!(self.files(), before, "provision {args:?} changed something");
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    fn sql(&self, node: &str, statement: &str) -> String {
+        self.ok(&["psql", node, "--", "-AtXqc", statement]).trim().to_owned()
+    }
+
+    /// The states of the nodes, however good or bad.
+    fn states(&self) -> Vec<String> {
+        let (_, out, err) = self.run(&["status", "--output", "json"]);
+        let nodes: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{err}"));
+        nodes.as_array().unwrap().iter().map(|node| node["state"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn cluster(&self) -> PathBuf {
+        self.root.join("clusters/default")
+    }
+
+    fn node(&self, name: &str) -> PathBuf {
+        self.cluster().join("nodes").join(name)
+    }
+
+    /// Everything that is here but what a running database writes by itself.
+    fn files(&self) -> BTreeSet<PathBuf> {
+        fn walk(path: &Path, found: &mut BTreeSet<PathBuf>) {
+            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.file_name().is_some_and(|name| name == "data") {
+                    continue;
+                }
+                if path.is_dir() {
+                    walk(&path, found);
+                }
+                found.insert(path);
+            }
+        }
+        let mut found = BTreeSet::new();
+        walk(&self.root, &mut found);
+        found
+    }
+
+    /// The processes that have to do with this place: by their arguments or their working directory.
+    fn processes(&self) -> Vec<String> {
+        let root = self.root.to_str().unwrap();
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        all.filter_map(|entry| {
+            let cmdline = fs::read(entry.path().join("cmdline")).ok()?;
+            let text = String::from_utf8_lossy(&cmdline).replace('\0', " ");
+            let cwd = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+            (text.contains(root) || cwd.starts_with(root))
+                .then(|| format!("{} {text} in {}", entry.file_name().display(), cwd.display()))
+        })
+        .collect()
+    }
+
+    fn assert_nothing_left(&self) {
+        let left: BTreeSet<PathBuf> =
+            self.files().into_iter().filter(|path| *path != self.root.join("clusters")).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(self.processes().is_empty(), "{:?}", self.processes());
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains(self.root.to_str().unwrap()), "{mounts}");
+        for device in blockdev::loopdev::list() {
+            assert!(!device.backing_file.starts_with(&self.root), "{device:?}");
+        }
+    }
+
+    fn gone(&self) {
+        self.ok(&["down", "--purge", "--yes"]);
+        self.assert_nothing_left();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.command(&["down", "--purge", "--yes"]).output();
+        }
+        let _ = self.dir.take().map(tempfile::TempDir::close);
+    }
+}
+
+/// `text` without what differs from one machine or run to another.
+fn steps_of(err: &str) -> Vec<&str> {
+    err.lines()
+        .filter_map(|line| line.split_once("s ").and_then(|(_, rest)| rest.trim_start().split_once("s ")))
+        .map(|(_, step)| step)
+        .collect()
+}
+
+#[test]
+fn from_nothing_to_a_replica_and_back_to_nothing() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    let (code, out, err) = place.run(&["up"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(
+        out.starts_with("cluster default is up\n  writer  primary ") && out.contains("\n  reader  replica1 "),
+        "{out}"
+    );
+    assert_eq!(steps_of(&err).last(), Some(&"prove that every replica reads what the primary writes: done"), "{err}");
+
+    place.sql("primary", "CREATE TABLE t AS SELECT 42 AS n");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while place.sql("replica1", "SELECT to_regclass('t') IS NOT NULL") != "t" {
+        assert!(Instant::now() < deadline);
+    }
+    assert_eq!(place.sql("replica1", "SELECT n FROM t"), "42");
+    assert_eq!(place.sql("primary", "SELECT state FROM pg_stat_replication"), "streaming");
+    assert_eq!(place.sql("primary", "SELECT slot_name, active FROM pg_replication_slots"), "replica1|t");
+    assert_eq!(place.sql("primary", "SHOW fsync"), "on");
+
+    // What is done is found done, and only proven anew.
+    let (code, _, err) = place.run(&["up"]);
+    assert_eq!(code, Some(0), "{err}");
+    let (proof, others) = steps_of(&err).split_last().map(|(last, rest)| (*last, rest.to_vec())).unwrap();
+    assert!(proof.ends_with(": done") && others.iter().all(|step| step.ends_with(": already done")), "{err}");
+
+    // A password is needed, kept in a file for its owner alone, and on no command line.
+    let passwords = fs::read_to_string(place.cluster().join("pgpass")).unwrap();
+    assert_eq!(fs::metadata(place.cluster().join("pgpass")).unwrap().mode() & 0o777, 0o600);
+    let secrets: Vec<&str> = passwords.lines().map(|line| line.rsplit_once(':').unwrap().1).collect();
+    assert_eq!(secrets.len(), 2);
+    for text in
+        place.processes().iter().chain([&place.ok(&["logs", "primary"]), &place.ok(&["logs", "primary", "--setup"])])
+    {
+        assert!(secrets.iter().all(|secret| !text.contains(secret)), "{text}");
+    }
+    let without = ["exec", "primary", "--", "env", "-u", "PGPASSFILE", "psql", "-wXc", "SELECT 1"];
+    let (code, _, err) = place.run(&without);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("no password supplied"), "{err}");
+
+    assert_eq!(place.ok(&["exec", "replica1", "--", "psql", "-AtXc", "SELECT pg_is_in_recovery()"]), "t\n");
+    assert_eq!(place.run(&["exec", "primary", "--", "sh", "-c", "exit 7"]).0, Some(7));
+    assert!(place.ok(&["logs", "primary"]).contains("ready to accept connections"));
+    let findings = place.json(&["doctor", "--output", "json"]);
+    assert_eq!(findings, serde_json::json!([]));
+
+    place.ok(&["stop"]);
+    assert_eq!(place.states(), ["stopped", "stopped"]);
+    assert_eq!(place.run(&["status"]).0, Some(1));
+    assert!(place.processes().is_empty(), "{:?}", place.processes());
+    place.ok(&["start"]);
+    assert_eq!(place.sql("replica1", "SELECT n FROM t"), "42");
+
+    // Down keeps the data, and up brings them back.
+    place.ok(&["down"]);
+    assert!(place.processes().is_empty(), "{:?}", place.processes());
+    let events: Vec<Value> =
+        place.ok(&["up", "--output", "json"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ready = events.last().unwrap();
+    assert_eq!((&ready["event"], &ready["nodes"][1]["role"]), (&"ready".into(), &"replica".into()));
+    assert!(events.iter().filter(|event| event["event"] == "step_done").count() > 8);
+    assert_eq!(place.sql("primary", "SELECT n FROM t"), "42");
+    place.refused(&["down", "--purge"], 3, "nobody is there to ask whether the data may be removed");
+    place.gone();
+}
+
+#[test]
+fn replicas_come_and_go_with_their_slots() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    place.ok(&["up", "--node", "w=primary", "--node", "r=replica", "--trust"]);
+    place.ok(&["replica", "add"]);
+    place.ok(&["replica", "add", "second"]);
+    assert_eq!(place.states(), ["running"; 4]);
+    assert_eq!(
+        place.sql("w", "SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots"),
+        "r,replica1,second"
+    );
+    place.refused(&["replica", "add", "r"], 2, "two nodes are called r");
+    place.refused(&["replica", "remove", "w"], 3, "w is the primary");
+    place.refused(&["replica", "remove", "x"], 2, "there is no node called \"x\"");
+    place.ok(&["replica", "remove", "r"]);
+    assert_eq!(place.sql("w", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'r'"), "0");
+    assert!(!place.node("r").exists());
+    // What is not asked for any more stays, and is told.
+    let (code, _, err) = place.run(&["up", "--replicas", "1"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.starts_with("second stays, though it is not asked for any more"), "{err}");
+    place.ok(&["up", "--replicas", "3"]);
+    assert_eq!(place.states(), ["running"; 4]);
+
+    // Parameters reach every node, with a restart where one is needed.
+    place.ok(&["up", "--parameter", "work_mem=7MB", "--parameter", "max_connections=77"]);
+    for node in ["w", "replica1", "second"] {
+        assert_eq!(place.sql(node, "SELECT current_setting('work_mem'), current_setting('max_connections')"), "7MB|77");
+    }
+    place.gone();
+}
+
+#[test]
+fn bad_input_changes_nothing() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    let file = place.root.join("cluster.toml");
+    let with_file = |text: &str, code: i32, part: &str| {
+        fs::write(&file, text).unwrap();
+        place.refused(&["up"], code, part);
+        fs::remove_file(&file).unwrap();
+    };
+    with_file("replcas = 2\n", 2, "unknown field `replcas`");
+    with_file("name = \"My Cluster\"\n", 2, "\"My Cluster\" is no name for a cluster or a node");
+    with_file(
+        "[[node]]\nname = \"a\"\nrole = \"primary\"\n[[node]]\nname = \"a\"\nrole = \"replica\"\n",
+        2,
+        "two nodes are called a",
+    );
+    with_file("replicas = 1\nnode = [{ name = \"a\", role = \"primary\" }]\n", 2, "the nodes are given twice");
+    with_file("[parameters]\nwork_mem = \"lots\"\n", 3, "invalid value for parameter \"work_mem\": \"lots\"");
+    with_file("[parameters]\nwork_men = \"1MB\"\n", 3, "unrecognized configuration parameter \"work_men\"");
+    with_file("[parameters]\nport = \"1\"\n", 3, "the parameter port is set by provision itself");
+    with_file("bin_directory = \"nowhere\"\n", 3, "there is no postgres in");
+    with_file("user = \"root\"\n", 2, "a database does not run as root");
+    with_file("user = \"no-such-user\"\n", 2, "there is no user called");
+    with_file("directory = \"nowhere\"\n", 3, "is no directory");
+    place.refused(&["up", "--config", "none.toml"], 2, "cannot read the cluster file none.toml");
+    place.refused(&["status"], 1, "there is no cluster called default");
+    place.refused(&["down"], 1, "`provision up` makes one");
+
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    place.refused(
+        &["up", "--port", &port.to_string()],
+        3,
+        &format!("port {port} of 127.0.0.1, which primary needs, is taken by process {}", std::process::id()),
+    );
+    let long = place.root.join("x".repeat(80));
+    place.refused(&["up", "--state-dir", long.to_str().unwrap()], 3, "the kernel takes 107");
+
+    // Somebody else's directory is not adopted.
+    let srv = place.root.join("srv");
+    fs::create_dir_all(srv.join("replica1")).unwrap();
+    place.refused(&["up", "--directory", srv.to_str().unwrap()], 3, "exists, and this cluster did not make it");
+    assert!(!place.cluster().exists());
+}
+
+#[test]
+fn a_cluster_that_exists_is_not_made_into_another() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    place.ok(&["up", "--replicas", "0"]);
+    place.refused(&["up", "--trust"], 3, "cluster default exists with another trust, and --trust asks to change it");
+    place.refused(&["up", "--port", "7"], 3, "exists with another port, and --port asks to change it");
+    place.refused(&["up", "--parameter", "work_mem=lots"], 3, "invalid value for parameter");
+    assert_eq!(place.sql("primary", "SHOW work_mem"), "4MB");
+    let shown = place.json(&["config", "show", "--replicas", "3", "--output", "json"]);
+    assert_eq!(
+        (&shown["trust"]["origin"], &shown["replicas"]["origin"]),
+        (&"made with it".into(), &"--replicas".into())
+    );
+
+    let passwords = place.cluster().join("pgpass");
+    fs::set_permissions(&passwords, fs::Permissions::from_mode(0o644)).unwrap();
+    place.refused(&["up"], 3, "has mode 0644: others can read or change it");
+    let (code, out, _) = place.run(&["doctor", "--output", "json"]);
+    let findings: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &findings[0]["id"], &findings[0]["severity"]),
+        (Some(5), &"password-file".into(), &"error".into())
+    );
+    fs::set_permissions(&passwords, fs::Permissions::from_mode(0o600)).unwrap();
+    place.gone();
+}
+
+#[test]
+fn two_commands_do_not_work_on_one_cluster() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    let mut first = place.command(&["up"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !place.cluster().join("cluster.json").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for args in [&["up"][..], &["stop"], &["down", "--purge", "--yes"], &["replica", "add"]] {
+        let (code, _, err) = place.run(args);
+        assert_eq!(code, Some(3), "{err}");
+        assert!(err.contains(&format!("process {} is at work on this cluster", first.id())), "{err}");
+    }
+    assert!(first.wait().unwrap().success());
+    place.gone();
+}
+
+#[test]
+fn a_replica_that_cannot_reach_its_primary_says_why() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    let (code, _, err) = place.run(&["up", "--parameter", "max_wal_senders=0", "--parameter", "wal_level=minimal"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("cannot make a replication slot for replica1"), "{err}");
+    // Mended, it goes on from there.
+    place.ok(&["up", "--parameter", "max_wal_senders=5", "--parameter", "wal_level=replica"]);
+    // With its primary gone a replica answers, but does not follow.
+    place.ok(&["stop", "primary"]);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while place.states() != ["stopped", "not_following"] {
+        assert!(Instant::now() < deadline, "{:?}", place.states());
+    }
+    let (code, _, err) = place.run(&["replica", "remove", "replica1"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("the primary keeps a slot for the replica; start it"), "{err}");
+    place.ok(&["repair"]);
+    assert_eq!(place.states(), ["running", "running"]);
+    place.gone();
+}
+
+#[test]
+fn lost_data_are_told_and_a_replica_is_copied_anew() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    place.ok(&["up"]);
+    place.sql("primary", "CREATE TABLE t AS SELECT 42 AS n");
+    place.ok(&["stop"]);
+    fs::remove_dir_all(place.node("replica1").join("data")).unwrap();
+    let (code, _, err) = place.run(&["up"]);
+    assert_eq!(code, Some(5), "{err}");
+    assert!(err.contains("the data of replica1 were complete once, and are gone"), "{err}");
+    assert!(err.contains("`provision repair` copies them from the primary anew"), "{err}");
+    place.ok(&["repair"]);
+    assert_eq!(place.sql("replica1", "SELECT n FROM t"), "42");
+
+    // A replica that was promoted is not started as a second primary.
+    place.ok(&["stop", "replica1"]);
+    fs::remove_file(place.node("replica1").join("data/standby.signal")).unwrap();
+    let (code, _, err) = place.run(&["up"]);
+    assert_eq!(code, Some(3), "{err}");
+    assert!(err.contains("replica1 is no replica any more"), "{err}");
+    place.ok(&["replica", "remove", "replica1"]);
+
+    place.ok(&["stop"]);
+    fs::rename(place.node("primary").join("data"), place.root.join("saved")).unwrap();
+    for command in ["up", "repair"] {
+        let (code, _, err) = place.run(&[command]);
+        assert_eq!(code, Some(5), "{err}");
+        assert!(err.contains("the data of primary were complete once, and are gone"), "{err}");
+    }
+    fs::rename(place.root.join("saved"), place.node("primary").join("data")).unwrap();
+    place.ok(&["up"]);
+    assert_eq!(place.sql("primary", "SELECT n FROM t"), "42");
+    place.gone();
+}
+
+/// A process that has nothing to do with any of this.
+struct Stranger(Child);
+
+impl Stranger {
+    fn of(uid: u32) -> Self {
+        Self(Command::new("sleep").arg("1000").uid(uid).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_process_id_that_was_used_again_is_nobody() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    place.ok(&["up", "--replicas", "0"]);
+    let pid_file = place.node("primary").join("data/postmaster.pid");
+    let postmaster = fs::read_to_string(&pid_file).unwrap();
+    let id: i32 = postmaster.lines().next().unwrap().parse().unwrap();
+    let owner = fs::metadata(&pid_file).unwrap();
+    // SAFETY: sends a signal to the database that this test has just made.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGKILL) }, 0);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !place.processes().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", place.processes());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // The number in the file now belongs to somebody else, of the same user: PostgreSQL itself would not start.
+    let mut stranger = Stranger::of(owner.uid());
+    fs::write(&pid_file, postmaster.replacen(&id.to_string(), &stranger.0.id().to_string(), 1)).unwrap();
+    assert_eq!(place.states(), ["stopped"]);
+    place.ok(&["stop"]);
+    place.ok(&["up"]);
+    assert_eq!(place.sql("primary", "SELECT 1"), "1");
+    place.gone();
+    assert!(stranger.0.try_wait().unwrap().is_none(), "the stranger was left alone");
+}
+
+#[test]
+fn interrupted_it_goes_on_or_goes_away() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    for after_ms in [20, 300, 900] {
+        let child = place.command(&["up"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(after_ms));
+        // SAFETY: sends a signal to a child that is not waited for yet.
+        assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGINT) }, 0);
+        let output = child.wait_with_output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        // Before its handler stood, the signal itself ended it.
+        if let Some(code) = output.status.code() {
+            assert_eq!(code, 130, "{err}");
+            assert!(err.contains("`provision up` goes on from here, `provision down` takes it away"), "{err}");
+        }
+    }
+    if place.cluster().join("cluster.json").exists() {
+        place.gone();
+    }
+    place.ok(&["up"]);
+    place.gone();
+}
+
+/// 50 moments with `ONEDISK_KILLS=50` (about two minutes more); fewer by default, where the whole suite has ten.
+#[test]
+fn killed_at_any_moment_it_converges_and_leaves_nothing() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    let kills: u32 = std::env::var("ONEDISK_KILLS").map_or(8, |text| text.parse().unwrap());
+    let begin = Instant::now();
+    place.ok(&["up"]);
+    let whole = begin.elapsed();
+    place.gone();
+    for kill in 0..kills {
+        // Spread over the whole of an `up`, with a jitter so that two runs do not hit the same places.
+        let jitter = f64::from(std::process::id().wrapping_mul(2_654_435_761).wrapping_add(kill) % 1000) / 1000.0;
+        let moment = whole.mul_f64((f64::from(kill) + jitter) / f64::from(kills));
+        let mut child = place.command(&["up"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(moment);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Every second time it is taken down as it stands.
+        if kill % 2 == 0 {
+            place.ok(&["up"]);
+            assert_eq!(place.states(), ["running", "running"], "killed after {moment:?}");
+        }
+        if place.cluster().join("cluster.json").exists() {
+            place.ok(&["down", "--purge", "--yes"]);
+        }
+        place.assert_nothing_left_after(moment);
+    }
+}
+
+impl Place {
+    fn assert_nothing_left_after(&self, moment: Duration) {
+        let cluster = self.cluster();
+        // Killed before it had noted anything, it leaves an empty directory that the next `up` takes.
+        if cluster.exists() {
+            let left = self.files();
+            assert!(
+                left.iter().all(|path| *path == cluster
+                    || *path == cluster.join("lock")
+                    || *path == self.root.join("clusters")),
+                "killed after {moment:?}: {left:?}"
+            );
+            fs::remove_dir_all(cluster).unwrap();
+        }
+        self.assert_nothing_left();
+    }
+}
+
+#[test]
+fn the_dry_run_is_the_recipe() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    let script = place.ok(&["up", "--dry-run", "--replicas", "2"]);
+    assert!(place.files().is_empty());
+    let titles: Vec<&str> = script
+        .lines()
+        .filter(|line| line.starts_with("# ") && line.contains(". "))
+        .filter_map(|line| line.split_once(". "))
+        .map(|(_, title)| title)
+        .collect();
+    assert_eq!(
+        titles,
+        [
+            "make a directory for primary",
+            "make a directory for replica1",
+            "make a directory for replica2",
+            "make the passwords",
+            "initialize the database of primary",
+            "configure primary",
+            "start primary",
+            "let replicas log in to primary",
+            "make a replication slot for replica1",
+            "copy primary to replica1",
+            "configure replica1",
+            "start replica1",
+            "make a replication slot for replica2",
+            "copy primary to replica2",
+            "configure replica2",
+            "start replica2",
+            "prove that every replica reads what the primary writes",
+        ]
+    );
+    // The shell takes it as it is, and a cluster stands.
+    let mut shell = Command::new("sh")
+        .arg("-e")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let output = shell.wait_with_output().unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    let postmasters: Vec<String> = ["primary", "replica1", "replica2"]
+        .iter()
+        .filter_map(|node| fs::read_to_string(place.node(node).join("data/postmaster.pid")).ok())
+        .collect();
+    for postmaster in &postmasters {
+        let id = postmaster.lines().next().unwrap().parse().unwrap();
+        // SAFETY: sends a signal to a database that this test has just made.
+        unsafe { libc::kill(id, libc::SIGQUIT) };
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !place.processes().is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(output.status.success(), "{out}");
+    assert_eq!((postmasters.len(), out.matches("\n proof\n").count()), (3, 2), "{out}");
+}
