@@ -139,6 +139,70 @@ fn why_not_disk(setup: &Setup, workload: Workload, settled: &Summary) -> Option<
 mod tests {
     use super::*;
 
+    use blockdev::extents::Source;
+
+    const SIZE: ByteSize = ByteSize::mib(32);
+
+    /// A file system that says nothing of any block.
+    fn nothing() -> Summary {
+        let none = ByteSize::ZERO;
+        Summary {
+            source: Source::Fiemap,
+            extents: 1,
+            hole: none,
+            unwritten: none,
+            written: none,
+            shared: none,
+            delalloc: none,
+            unknown: none,
+        }
+    }
+
+    #[test]
+    fn fresh_space_must_be_what_the_setup_says() {
+        let written = Summary { written: SIZE, ..nothing() };
+        let unwritten = Summary { unwritten: SIZE, ..nothing() };
+        let hole = Summary { hole: SIZE, ..nothing() };
+        for (prealloc, right) in
+            [(Prealloc::Written, written), (Prealloc::Reserved, unwritten), (Prealloc::Sparse, hole)]
+        {
+            let setup = Setup { prealloc, ..Setup::file() };
+            for found in [written, unwritten, hole] {
+                assert_eq!(check_fresh(&setup, &found).is_ok(), found == right, "{prealloc} {found}");
+            }
+            // Who cannot be asked is believed.
+            let silent = Summary { source: Source::SeekHole, unknown: SIZE, ..nothing() };
+            assert!(check_fresh(&setup, &silent).is_ok());
+        }
+        let reserved = Setup { prealloc: Prealloc::Reserved, ..Setup::file() };
+        let error = check_fresh(&reserved, &written).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(
+            error.to_string(),
+            "the file system does not keep a reserved image so: not all of it is unwritten, but 32 MiB written in 1 extent"
+        );
+    }
+
+    #[test]
+    fn what_is_not_the_disk_is_known() {
+        let written = Summary { written: SIZE, ..nothing() };
+        let partly = Summary { written: SIZE, unwritten: ByteSize::mib(1), ..nothing() };
+        let direct = Setup::recommended("none");
+        let mut buffered = direct.clone();
+        buffered.device.as_mut().unwrap().direct_io = false;
+        for workload in Workload::ALL {
+            let reads = workload.part == Part::Reads;
+            assert_eq!(why_not_disk(&direct, workload, &written), None);
+            assert_eq!(why_not_disk(&direct, workload, &partly).is_some(), reads);
+            assert_eq!(why_not_disk(&buffered, workload, &written).is_some(), !reads && !workload.synced);
+        }
+        let reads = Workload { part: Part::Reads, fresh: false, synced: false };
+        assert_eq!(
+            why_not_disk(&direct, reads, &partly).unwrap(),
+            "1 MiB of what was read were never written to the disk"
+        );
+    }
+
     #[test]
     fn filling_covers_what_is_settled() {
         let layout = Layout::new(ByteSize::mib(64));
