@@ -1,7 +1,7 @@
 //! A database cluster with one writer and many readers, made by one command.
 //!
-//! A [`Cluster`] is a [topology](topology) of nodes on a [runtime](runtime) (where a node runs) under an
-//! [engine](engine) (what runs on it). What both have to do is a [plan](plan) of [steps](step), each of which looks
+//! A [`Cluster`] is a [topology] of nodes on a [runtime] (where a node runs) under an
+//! [engine] (what runs on it). What both have to do is a [plan] of [steps](step), each of which looks
 //! whether it is done before it acts: whatever interrupted it, the same command run again goes on from there.
 //!
 //! Nothing is touched that does not carry the cluster's own mark, and nothing is deleted that it did not make.
