@@ -14,7 +14,7 @@ use super::setup::{Factor, Setup};
 use super::visit::{Reading, Visit};
 use super::workload::Workload;
 use super::{LeftOut, Options};
-use crate::report::stats::Estimate;
+use crate::report::stats::{self, Estimate};
 use crate::report::vocabulary::{CPU_PER_OP, IOPS, P50, P99};
 use crate::report::{
     Better, Cell, Environment, Finding, Measure, Parameter, Plot, PlotKind, Reference, Run, Severity, Target, Unit,
@@ -28,6 +28,9 @@ const SPEED: Measure = Measure::new("speed", "speed", Unit::Ratio, Better::Highe
 /// Where the speed really is, with 95 % confidence.
 const SPEED_LOW: Measure = Measure::new("speed_low", "at least", Unit::Ratio, Better::Higher);
 const SPEED_HIGH: Measure = Measure::new("speed_high", "at most", Unit::Ratio, Better::Higher);
+
+/// How many times as fast the baseline may be in one round as in another before the reader is warned.
+const UNREST: f64 = 1.5;
 
 /// The section of the report that ranks.
 const RANKING: &str = "Ranking";
@@ -198,6 +201,7 @@ impl Outcome {
     fn findings(&self) -> Vec<Finding> {
         let mut findings = vec![self.winner()];
         findings.extend(self.too_few_rounds());
+        findings.extend(self.unrest());
         findings.push(Finding::new(
             Severity::Note,
             "baseline",
@@ -256,6 +260,31 @@ impl Outcome {
                 format!("only {rounds} rounds were measured: fewer than {ROUNDS_MIN} can hardly tell a difference from noise"),
             )
             .with_hint("give more --time, or --vary fewer choices")
+        })
+    }
+
+    /// A warning when even the baseline was far from the same in all rounds.
+    fn unrest(&self) -> Option<Finding> {
+        let speeds: Vec<f64> = self
+            .rounds
+            .iter()
+            .filter_map(|round| {
+                let rates: Vec<f64> = round[0].readings.iter().map(|reading| reading.iops).collect();
+                stats::geometric_mean(&rates)
+            })
+            .collect();
+        let slowest = speeds.iter().copied().fold(f64::INFINITY, f64::min);
+        let fastest = speeds.iter().copied().fold(0.0, f64::max);
+        (fastest > slowest * UNREST).then(|| {
+            Finding::new(
+                Severity::Warning,
+                "unrest",
+                format!(
+                    "the baseline itself was {:.1} times as fast in one round as in another: only large differences can be told",
+                    fastest / slowest
+                ),
+            )
+            .with_hint("repeat it when nothing else works on this machine, or with more --time")
         })
     }
 
@@ -486,6 +515,20 @@ mod tests {
         assert_eq!(cell.not_disk.as_deref(), Some("it ended in memory"));
         assert_eq!(cell.params["verdict"], "not comparable".into());
         assert!(cell.figures.contains_key("iops") && !cell.figures.contains_key("speed"));
+    }
+
+    #[test]
+    fn a_machine_that_is_not_quiet_is_warned_of() {
+        let mut outcome = measured(|_| 1.0, Vec::new());
+        assert_eq!(outcome.unrest(), None);
+        let mut rounds = std::mem::take(&mut outcome.rounds);
+        for reading in rounds[2].iter_mut().flat_map(|visit| &mut visit.readings) {
+            reading.iops /= 4.0;
+        }
+        outcome.compare(rounds);
+        let warning = outcome.unrest().unwrap();
+        assert_eq!((&*warning.id, warning.severity), ("unrest", Severity::Warning));
+        assert!(warning.text.starts_with("the baseline itself was 4."), "{}", warning.text);
     }
 
     #[test]
