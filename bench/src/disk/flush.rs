@@ -54,3 +54,44 @@ fn on(target: &Target) -> String {
 fn micros(duration: Duration) -> f64 {
     duration.as_nanos() as f64 / 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Caching;
+    use crate::load::{Pattern, Work};
+    use blockdev::engine::Choice;
+    use blockdev::{ByteRange, ByteSize};
+
+    fn found(fdatasync: u32, count: u64, micros: u64) -> Option<Finding> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        std::fs::write(&path, [0; 8192]).unwrap();
+        let target = Target::open(&path, Caching::Buffered).unwrap().named("loop device");
+        let region = ByteRange::from_start(ByteSize::kib(8));
+        let work = Work { fdatasync, ..Work::new(Pattern::RandWrite, ByteSize::kib(8), 1, region) };
+        let spec = Spec { group: "", name: String::new(), target: 0, engine: Choice::Auto, work };
+        let mut syncs = Histogram::new();
+        syncs.record_n(micros * 1000, count);
+        finding(&spec, &target, &syncs)
+    }
+
+    #[test]
+    fn a_flush_faster_than_any_medium_is_said_to_be_cached() {
+        let finding = found(1, 500, 21).unwrap();
+        assert_eq!((finding.id.as_str(), finding.severity), ("flush-is-cached", Severity::Warning));
+        let start =
+            "An fdatasync on the loop device takes 21 µs in the median of 500 after a write of 8 KiB: no medium";
+        assert!(finding.text.starts_with(start), "{}", finding.text);
+        assert!(finding.hint.is_some());
+    }
+
+    #[test]
+    fn a_slow_one_may_have_reached_a_medium_and_few_say_nothing() {
+        let finding = found(1, 20, 1900).unwrap();
+        assert_eq!((finding.id.as_str(), finding.severity), ("flush-takes-time", Severity::Note));
+        assert!(finding.text.contains("takes 1901 µs"), "{}", finding.text);
+        assert_eq!(found(1, 19, 1900), None);
+        assert_eq!(found(8, 500, 21), None);
+    }
+}

@@ -184,3 +184,96 @@ fn name(work: &Work) -> String {
     }
     name
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Caching, Profile};
+    use std::fs::File;
+
+    fn target(dir: &tempfile::TempDir, name: &str, size: u64) -> Target {
+        let path = dir.path().join(name);
+        File::create(&path).unwrap().set_len(size).unwrap();
+        Target::open(&path, Caching::Buffered).unwrap().named(name)
+    }
+
+    fn common() -> Common {
+        Common {
+            read_percent: 70,
+            offset: ByteSize::ZERO,
+            size: None,
+            seed: 1,
+            warmup: Duration::ZERO,
+            runtime: Duration::from_secs(1),
+        }
+    }
+
+    fn names(specs: &[Spec]) -> Vec<&str> {
+        specs.iter().map(|spec| spec.name.as_str()).collect()
+    }
+
+    #[test]
+    fn every_combination_is_run_once_and_named_by_what_varies() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = [target(&dir, "a", 1 << 20)];
+        let sweep =
+            Sweep { blocks: vec![ByteSize::kib(4), ByteSize::kib(8)], depths: vec![1, 4, 4], ..Sweep::default() };
+        assert_eq!(
+            names(&cells(&sweep, &common(), &one).unwrap()),
+            [
+                "randread 4 KiB, queue depth 1",
+                "randread 4 KiB, queue depth 4",
+                "randread 8 KiB, queue depth 1",
+                "randread 8 KiB, queue depth 4",
+            ]
+        );
+        let two = [target(&dir, "a", 1 << 20), target(&dir, "b", 1 << 20)];
+        let sweep = Sweep {
+            patterns: vec![Pattern::RandRw],
+            jobs: vec![2],
+            fdatasync: vec![1, 8],
+            engines: vec![Choice::Uring, Choice::Threads],
+            ..Sweep::default()
+        };
+        let specs = cells(&sweep, &common(), &two).unwrap();
+        assert_eq!(specs.len(), 8);
+        assert_eq!(
+            specs[0].name,
+            "randrw 8 KiB, queue depth 16, 70 % reads, 2 jobs, fdatasync after each on a through uring"
+        );
+        assert_eq!(specs[1].target, 1);
+        assert_eq!(specs[7].name, specs[0].name.replace("each on a", "every 8 on b").replace("uring", "threads"));
+        assert!(specs.iter().all(|spec| spec.group == "Durable writes"));
+        let rate = Sweep { rates: vec![Some(1500.0)], ..Sweep::default() };
+        let specs = cells(&rate, &common(), &one).unwrap();
+        assert_eq!((specs[0].group, &*specs[0].name), ("Open loop", "randread 8 KiB, queue depth 16, 1500 arrivals/s"));
+    }
+
+    #[test]
+    fn the_region_is_the_rest_of_the_target_in_whole_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let targets = [target(&dir, "a", (1 << 20) + 5000)];
+        let common = Common { offset: ByteSize::kib(16), ..common() };
+        let region = cells(&Sweep::default(), &common, &targets).unwrap()[0].work.region;
+        assert_eq!(region, ByteRange::new(ByteOffset::new(16384), ByteSize::new((1 << 20) - 16384)).unwrap());
+        let part = Common { size: Some(ByteSize::kib(64)), ..common };
+        assert_eq!(cells(&Sweep::default(), &part, &targets).unwrap()[0].work.region.len, ByteSize::kib(64));
+    }
+
+    #[test]
+    fn the_profiles_keep_to_their_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let targets = [target(&dir, "a", 8 << 20), target(&dir, "b", 8 << 20)];
+        for (profile, cells, seconds) in [(Profile::Standard, 54, 60), (Profile::Quick, 18, 15)] {
+            let rounds = profile.rounds();
+            let specs = profile.cells(&common(), rounds, &targets).unwrap();
+            assert_eq!(specs.len(), cells);
+            let time: Duration =
+                specs.iter().map(|spec| spec.work.warmup + spec.work.runtime).sum::<Duration>() * rounds;
+            assert!(time <= Duration::from_secs(seconds) && time > Duration::from_secs(seconds - 8), "{time:?}");
+            let mut groups: Vec<&str> = specs.iter().map(|spec| spec.group).collect();
+            groups.dedup();
+            assert_eq!(groups, ["Sequential I/O", "Random I/O", "Durable writes"]);
+        }
+    }
+}

@@ -97,3 +97,26 @@ fn finding(cells: &[Cell]) -> Option<Finding> {
         finding
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(written: f64, reserved: f64) -> Finding {
+        let cell = |iops| Cell::new("", "").with_figure(&v::IOPS, vec![iops]);
+        finding(&[cell(written), cell(reserved)]).unwrap()
+    }
+
+    #[test]
+    fn the_cost_is_said_in_words_and_the_remedy_where_it_matters() {
+        let dear = found(1700.0, 476.0);
+        assert!(
+            dear.text.contains("reach 28 % of those into written space here (476 and 1700 a second)"),
+            "{}",
+            dear.text
+        );
+        assert!(dear.hint.is_some());
+        assert_eq!(found(1000.0, 990.0).hint, None);
+        assert_eq!(finding(&[Cell::new("", "")]), None);
+    }
+}

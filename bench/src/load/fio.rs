@@ -120,6 +120,7 @@ fn arguments(work: &Work, path: &Path, direct: bool) -> Result<Vec<String>> {
         "--registerfiles=1".to_owned(),
         // Ours are filled once, too.
         "--refill_buffers=0".to_owned(),
+        "--scramble_buffers=0".to_owned(),
         "--allow_file_create=0".to_owned(),
         "--lat_percentiles=1".to_owned(),
         "--clat_percentiles=0".to_owned(),
