@@ -210,7 +210,6 @@ fn findings(specs: &[Spec], targets: &[Target], outcomes: &[Outcome]) -> Vec<Fin
             say(Finding::new(Severity::Note, "engine", notice));
         }
     }
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }
 

@@ -45,7 +45,8 @@ impl Profile {
         let sequential = Sweep {
             patterns: vec![Pattern::Read, Pattern::Write],
             blocks: vec![ByteSize::mib(1)],
-            depths: vec![8],
+            // With blocks of 1 MiB, what an ordinary user may register as buffers (8 MiB, less the ring).
+            depths: vec![4],
             ..Sweep::default()
         };
         let random = Sweep {

@@ -112,7 +112,7 @@ fn fill(image: &Path, progress: &mut dyn Progress, cancel: &Cancel) -> Result<()
         once: true,
         warmup: Duration::ZERO,
         runtime: Duration::from_secs(24 * 3600),
-        ..Work::new(Pattern::Write, block, 8, ByteRange::from_start(ByteSize::new(whole)))
+        ..Work::new(Pattern::Write, block, 4, ByteRange::from_start(ByteSize::new(whole)))
     };
     progress.begin("noise", whole);
     load::run(&work, || target.engine(Choice::Auto, &work), cancel, |_| {})?;

@@ -253,6 +253,7 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
         measure(args, &targets, scratch, &cancel)?
     };
     run.findings.extend(scratch.into_iter().flat_map(Scratch::findings).cloned());
+    run.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     run.end(began.elapsed(), !cancel.is_cancelled());
     ui::print_result(output, &run, Run::to_text)?;
     if let Some(path) = &args.save {
