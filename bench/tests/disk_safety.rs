@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bench::disk::{Caching, Target, may_overwrite};
 use blockdev::loopdev::{self, Options};
@@ -12,11 +13,15 @@ use blockdev::{ErrorKind, mark};
 
 const SIZE: u64 = 16 << 20;
 
-struct Scratch(tempfile::TempDir);
+/// One test at a time: a process that another test starts has, until it is another program, all files of this one open.
+static ALONE: Mutex<()> = Mutex::new(());
+
+struct Scratch(tempfile::TempDir, MutexGuard<'static, ()>);
 
 impl Scratch {
     fn new() -> Self {
-        Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), alone)
     }
 
     /// An empty disk, and its content from `offset` on.
