@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,14 @@ impl Image {
     }
 }
 
-/// Waits for `done`: the tests beside this one look at all devices, and so keep one a moment longer.
+/// Keeps the tests of this file apart. Loop devices belong to the whole machine: their numbers are given again, and a test
+/// that lists them has those of the others open for a moment.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for `done`: whoever looks at all devices keeps one a moment longer.
 fn wait_for(what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -67,6 +74,7 @@ impl Drop for Foreign {
 #[test]
 fn a_device_that_another_program_attached_is_described() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(8));
     assert_eq!(image.users(), []);
     let options = ["--offset", "4096", "--sizelimit", "1048576", "--read-only", "--sector-size", "4096"];
@@ -85,6 +93,7 @@ fn a_device_that_another_program_attached_is_described() {
 #[test]
 fn a_file_in_use_is_found_under_any_name() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let foreign = Foreign::attach(&image.path, &["--direct-io=on"]);
     let renamed = image.dir.path().join("renamed (deleted)");
@@ -109,6 +118,7 @@ fn a_file_in_use_is_found_under_any_name() {
 #[test]
 fn a_device_on_a_device_is_found_through_any_node() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let lower = Foreign::attach(&image.path, &[]);
     let upper = Foreign::attach(&lower.0, &[]);
@@ -181,6 +191,7 @@ impl Drop for TestName {
 #[test]
 fn what_is_written_to_the_device_is_in_the_file() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let attachment = image.attach();
     let device = attachment.device();
@@ -196,6 +207,7 @@ fn what_is_written_to_the_device_is_in_the_file() {
 #[test]
 fn a_dropped_attachment_is_given_back_and_a_kept_one_stays() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     drop(image.attach());
     wait_for("it is given back", || image.users().is_empty());
@@ -212,6 +224,7 @@ fn a_dropped_attachment_is_given_back_and_a_kept_one_stays() {
 #[test]
 fn attaching_what_is_attached_gives_the_same_device() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let first = image.attach();
     let link = image.dir.path().join("link");
@@ -241,6 +254,7 @@ fn attaching_what_is_attached_gives_the_same_device() {
 #[test]
 fn a_second_device_on_a_part_of_the_file_is_refused() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let _foreign = Foreign::attach(&image.path, &["--offset", "4096", "--direct-io=on"]);
     let error = loopdev::attach(&image.path, &Options::default()).unwrap_err();
@@ -250,6 +264,7 @@ fn a_second_device_on_a_part_of_the_file_is_refused() {
 #[test]
 fn blocks_of_4096_read_only_and_buffered() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let options = Options { logical_block_size: ByteSize::kib(4), direct_io: false, read_only: true };
     let attachment = loopdev::attach(&image.path, &options).unwrap();
@@ -263,6 +278,7 @@ fn blocks_of_4096_read_only_and_buffered() {
 #[test]
 fn sixteen_at_once_get_sixteen_devices() {
     tests::needs_root!();
+    let _alone = alone();
     let images: Vec<Image> = (0..16).map(|_| Image::new(ByteSize::mib(1))).collect();
     let start = Barrier::new(images.len());
     let attachments: Vec<Attachment> = thread::scope(|scope| {
@@ -290,6 +306,7 @@ fn sixteen_at_once_get_sixteen_devices() {
 #[test]
 fn sixteen_who_attach_one_file_share_one_device() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let start = Barrier::new(16);
     let attachments: Vec<Attachment> = thread::scope(|scope| {
@@ -308,6 +325,7 @@ fn sixteen_who_attach_one_file_share_one_device() {
 #[test]
 fn a_lock_of_somebody_else_is_waited_for() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let lock = Flock::lock(File::open(&image.path).unwrap(), FlockArg::LockExclusive).unwrap();
     thread::scope(|scope| {
@@ -322,6 +340,7 @@ fn a_lock_of_somebody_else_is_waited_for() {
 #[test]
 fn a_mounted_device_is_refused_with_its_mount_point() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(8));
     let device = image.attach().keep().unwrap();
     let mount = Mount::ext4(&device.path);
@@ -338,6 +357,7 @@ fn a_mounted_device_is_refused_with_its_mount_point() {
 #[test]
 fn a_mount_in_another_namespace_is_seen() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(8));
     let device = image.attach().keep().unwrap();
     run("mkfs.ext4", &["-q", device.path.to_str().unwrap()]);
@@ -357,6 +377,7 @@ fn a_mount_in_another_namespace_is_seen() {
 #[test]
 fn an_open_device_is_refused_with_the_process() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let device = image.attach().keep().unwrap();
     let process = Process(Command::new("sleep").arg("1000").stdin(File::open(&device.path).unwrap()).spawn().unwrap());
@@ -372,6 +393,7 @@ fn an_open_device_is_refused_with_the_process() {
 #[test]
 fn a_user_that_cannot_be_seen_is_refused_and_the_device_is_as_it_was() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let device = image.attach().keep().unwrap();
     // A mapping keeps the device open, without a descriptor.
@@ -392,6 +414,7 @@ fn a_user_that_cannot_be_seen_is_refused_and_the_device_is_as_it_was() {
 #[test]
 fn swap_and_a_device_on_top_are_refused() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let device = image.attach().keep().unwrap();
     let path = device.path.to_str().unwrap();
@@ -413,6 +436,7 @@ fn swap_and_a_device_on_top_are_refused() {
 #[test]
 fn a_name_leads_to_the_device_and_goes_with_it() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let name = TestName::new("a");
     let mut attachment = image.attach();
@@ -437,6 +461,7 @@ fn a_name_leads_to_the_device_and_goes_with_it() {
 #[test]
 fn a_name_that_is_not_ours_is_never_taken() {
     tests::needs_root!();
+    let _alone = alone();
     let (image, other) = (Image::new(ByteSize::mib(1)), Image::new(ByteSize::mib(1)));
     let name = TestName::new("b");
     let path = name.0.path();
@@ -471,6 +496,7 @@ fn a_name_that_is_not_ours_is_never_taken() {
 #[test]
 fn a_device_sees_that_its_file_has_grown() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let attachment = image.attach();
     OpenOptions::new().write(true).open(&image.path).unwrap().set_len(ByteSize::mib(3).bytes()).unwrap();
@@ -481,6 +507,7 @@ fn a_device_sees_that_its_file_has_grown() {
 #[test]
 fn a_file_system_without_direct_io_is_named() {
     tests::needs_root!();
+    let _alone = alone();
     let mount = Mount::new(&["-t", "ramfs", "ramfs"]);
     let path = mount.path().join("disk");
     File::create(&path).unwrap().set_len(1 << 20).unwrap();
@@ -498,6 +525,7 @@ fn a_file_system_without_direct_io_is_named() {
 #[test]
 fn blocks_too_small_for_direct_io_are_named() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(16));
     let options = Options { logical_block_size: ByteSize::kib(4), ..Options::default() };
     let below = loopdev::attach(&image.path, &options).unwrap();
@@ -519,6 +547,7 @@ fn blocks_too_small_for_direct_io_are_named() {
 #[test]
 fn a_read_only_file_system_takes_a_read_only_device() {
     tests::needs_root!();
+    let _alone = alone();
     let mount = Mount::new(&["-t", "tmpfs", "tmpfs"]);
     let path = mount.path().join("disk");
     File::create(&path).unwrap().set_len(1 << 20).unwrap();
@@ -558,6 +587,7 @@ fn what_cannot_be_attached_says_why() {
 #[test]
 fn a_block_device_is_not_attached_once_more() {
     tests::needs_root!();
+    let _alone = alone();
     let image = Image::new(ByteSize::mib(1));
     let attachment = image.attach();
     let error = loopdev::attach(&attachment.device().path, &Options::default()).unwrap_err();

@@ -6,11 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::{LoopDevice, Name, abi, detach, name, node, users_of};
+use super::detach::{self, PATIENCE};
+use super::{LoopDevice, Name, abi, name, node, users_of};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::file_id::FileId;
 use crate::image::unfinished_grow;
@@ -150,12 +151,18 @@ pub fn attach(path: &Path, options: &Options) -> Result<Attachment> {
         ))
         .with_hint(format!("finish that first: vdisk grow {} --size {}", path.display(), size)));
     }
+    let start = Instant::now();
     loop {
         let Some(device) = users_of(&file)?.into_iter().next() else { return attach_new(path, &file, options) };
-        let node = take_attached(path, &device, options)?;
-        // Open it cannot go any more; but it may have gone before.
-        if device.is_still_there() {
-            return Ok(Attachment { device, is_new: false, given: Given::default(), node });
+        match take_attached(path, &device, options) {
+            // Open it cannot go any more; but it may have gone before.
+            Ok(node) if device.is_still_there() => {
+                return Ok(Attachment { device, is_new: false, given: Given::default(), node });
+            }
+            Ok(_) => {}
+            // It was given back, and goes as soon as somebody who only looks at it has it closed.
+            Err(_) if device.autoclear && start.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(20)),
+            Err(error) => return Err(error),
         }
     }
 }

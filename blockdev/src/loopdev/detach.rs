@@ -14,7 +14,7 @@ use crate::ui::needs_root;
 use crate::usage::{self, Use};
 
 /// For how long something may still look at a device (udev does, whenever one changes) before it counts as using it.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Detaches `device`, and removes the names it was given.
 ///
