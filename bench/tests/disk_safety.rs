@@ -16,7 +16,7 @@ const SIZE: u64 = 16 << 20;
 /// One test at a time: a process that another test starts has, until it is another program, all files of this one open.
 static ALONE: Mutex<()> = Mutex::new(());
 
-struct Scratch(tempfile::TempDir, MutexGuard<'static, ()>);
+struct Scratch(tempfile::TempDir, #[expect(dead_code, reason = "held, not looked at")] MutexGuard<'static, ()>);
 
 impl Scratch {
     fn new() -> Self {
