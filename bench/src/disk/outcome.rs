@@ -55,7 +55,8 @@ impl Rounds {
         self.iops.push(measured.iops());
         self.bandwidth.push(measured.iops() * spec.work.block.bytes() as f64);
         for (percentile, samples) in [(50.0, &mut self.p50), (99.0, &mut self.p99), (99.9, &mut self.p999)] {
-            samples.push(felt.percentile(percentile) as f64);
+            // Of too few operations it would be the maximum by another name; then the cell has no such figure.
+            samples.push(if felt.tells(percentile) { felt.percentile(percentile) as f64 } else { f64::NAN });
         }
         if !measured.syncs.service.is_empty() {
             self.sync_p50.push(measured.syncs.service.percentile(50.0) as f64);
