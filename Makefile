@@ -12,6 +12,7 @@ help: ## Show this list
 demo: ## Measure what this machine's disk can do for a shared-disk cluster, and write a report
 	@.ci/deps build
 	cargo run --release --package bench -- disk --save onedisk-demo.json --report onedisk-demo.html
+	@echo 'The report: $(CURDIR)/onedisk-demo.html'
 
 test: ## Run everything that proves it works, and check that nothing is left behind
 	@.ci/deps build

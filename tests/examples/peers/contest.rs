@@ -2,14 +2,12 @@
 
 use std::process::Command;
 
-use bench::report::vocabulary::{BANDWIDTH, QUEUE_DEPTH};
-use bench::report::{Better, Cell, Measure, Parameter, Unit, stats};
+use bench::report::vocabulary::{BANDWIDTH, PROGRAM, QUEUE_DEPTH};
+use bench::report::{Better, Cell, Measure, Unit, stats};
 use blockdev::{ByteSize, Cancel, Result, ui};
 
 use crate::child::{self, Outcome};
 
-/// Which program a cell is about.
-pub(crate) const TOOL: Parameter = Parameter::new("tool", "program", Unit::Count);
 /// Bytes by wall clock, from before the program's start to after its end.
 pub(crate) const RATE: Measure = BANDWIDTH;
 /// Bytes per second as the program itself reports them: fio leaves out its start, the reservation and the flush.
@@ -86,7 +84,7 @@ impl Contest<'_> {
         let reported: Vec<f64> = turns.iter().filter_map(|turn| turn.reported).collect();
         let depth = contestant.depth.map_or_else(String::new, |depth| format!(", queue depth {depth}"));
         let mut cell = Cell::new(self.group, format!("{}: {}{depth}", self.group, contestant.name))
-            .with_param(&TOOL, contestant.name.as_str())
+            .with_param(&PROGRAM, contestant.name.as_str())
             .with_figure(&ELAPSED, each(|turn| turn.outcome.elapsed.as_secs_f64() * 1e9))
             .with_figure(&RATE, turns.iter().map(|turn| size / turn.outcome.elapsed.as_secs_f64()).collect())
             .with_figure(&REPORTED, reported)

@@ -7,6 +7,7 @@ mod child;
 mod contest;
 mod fio;
 mod programs;
+mod random;
 mod sequential;
 mod target;
 
@@ -33,6 +34,9 @@ struct Cli {
     /// How often each program has its turn.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// How long each random load runs in a round.
+    #[arg(long, default_value = "2s")]
+    runtime: String,
     /// Where the result goes.
     #[arg(long, default_value = "peers.json")]
     save: PathBuf,
@@ -50,7 +54,7 @@ fn run(cli: &Cli) -> Result<()> {
     }
     let programs = Programs::beside_this()?;
     let mut run = Run::begin("peers", cli.size.to_string(), Environment::of_this_machine(Vec::new()));
-    run.parameters = vec![contest::TOOL, vocabulary::QUEUE_DEPTH];
+    run.parameters = vec![vocabulary::PROGRAM, vocabulary::QUEUE_DEPTH];
     run.measures =
         vec![contest::RATE, contest::REPORTED, contest::ELAPSED, contest::CPU, contest::CPU_SHARE, contest::LEAD];
     // Before half an hour of measuring, not after, it turns out whether this can be written.
@@ -75,7 +79,8 @@ fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Re
     let [dd, fio] = ["dd", "fio"].map(|program| {
         let here = programs::is_installed(program);
         if !here {
-            run.findings.push(missing(program));
+            let text = format!("{program} is not installed: NOT compared with it");
+            run.findings.push(missing(&format!("no-{program}"), text).with_hint("make deps"));
         }
         here
     });
@@ -83,22 +88,49 @@ fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Re
     take(run, job.fill(dd, fio, cancel)?);
     child::run(job.create(), cancel)?;
     run.environment.targets.push(facts(programs, &image, cancel)?);
-    if fio {
-        take(run, job.scan(cancel)?);
+    if !fio {
+        return Ok(());
     }
+    take(run, job.scan(cancel)?);
+    let random = |target: &Path, what| random::table(programs, target, what, cli.rounds, &cli.runtime, cancel);
+    take_run(run, random(&image, "image")?);
+    match random::Attached::new(programs, &image, cancel) {
+        Ok(attached) => take_run(run, random(&attached.device, "loop device")?),
+        Err(error) => {
+            cancel.check("peers")?;
+            ui::report_error("peers", &error);
+            run.findings.push(missing("no-loop-device", format!("no loop device, NOT compared on one: {error}")));
+        }
+    }
+    run.findings.extend(random::judge(&run.cells));
     Ok(())
 }
 
-/// The absence of a program is a result too, and said loudly.
-fn missing(program: &str) -> Finding {
-    let text = format!("{program} is not installed: NOT compared with it");
+/// What is missing is a result too, and said loudly.
+fn missing(id: &str, text: String) -> Finding {
     ui::notice(&text);
-    Finding::new(Severity::Warning, format!("no-{program}"), text).with_hint("make deps")
+    Finding::new(Severity::Warning, id, text)
 }
 
 fn take(run: &mut Run, (cells, findings): (Vec<Cell>, Vec<Finding>)) {
     run.cells.extend(cells);
     run.findings.extend(findings);
+}
+
+/// Takes over what `bench disk` measured.
+fn take_run(run: &mut Run, from: Run) {
+    let Run { cells, parameters, measures, .. } = from;
+    for parameter in parameters {
+        if !run.parameters.contains(&parameter) {
+            run.parameters.push(parameter);
+        }
+    }
+    for measure in measures {
+        if !run.measures.contains(&measure) {
+            run.measures.push(measure);
+        }
+    }
+    run.cells.extend(cells);
 }
 
 /// What `vdisk info` knows of the image.

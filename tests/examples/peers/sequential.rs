@@ -6,10 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use bench::report::vocabulary::PROGRAM;
 use bench::report::{Cell, Finding, Severity};
 use blockdev::{ByteSize, Cancel, Context, Result};
 
-use crate::contest::{CPU_SHARE, Contest, Contestant, LEAD, RATE, REPORTED, TOOL, median};
+use crate::contest::{CPU_SHARE, Contest, Contestant, LEAD, RATE, REPORTED, median};
 use crate::fio;
 use crate::programs::Programs;
 use crate::target::{Target, Wanted};
@@ -98,7 +99,7 @@ impl Job<'_> {
 }
 
 fn is_of(cell: &Cell, tool: &str) -> bool {
-    cell.params.get(&*TOOL.name) == Some(&tool.into())
+    cell.params.get(&*PROGRAM.name) == Some(&tool.into())
 }
 
 /// fio at the queue depth that serves it best.
@@ -128,7 +129,7 @@ mod tests {
 
     fn cell(name: &str, tool: &str, rate: f64, lead: f64) -> Cell {
         Cell::new("", name)
-            .with_param(&TOOL, tool)
+            .with_param(&PROGRAM, tool)
             .with_figure(&RATE, vec![rate])
             .with_figure(&LEAD, vec![lead])
             .with_figure(&REPORTED, if tool == "fio" { vec![rate * 2.0] } else { Vec::new() })
