@@ -39,6 +39,12 @@ impl<'a> Contestant<'a> {
     pub(crate) fn new(name: &str, command: impl Fn() -> Command + 'a) -> Self {
         Self { name: name.to_owned(), depth: None, command: Box::new(command), reported: None }
     }
+
+    /// Its name and queue depth: no other is called that.
+    fn title(&self) -> String {
+        let depth = self.depth.map_or_else(String::new, |depth| format!(", queue depth {depth}"));
+        format!("{}{depth}", self.name)
+    }
 }
 
 /// What several programs do in turns.
@@ -66,7 +72,7 @@ impl Contest<'_> {
                     "{}, round {round} of {}: {} in {:.2} s, {:.0} % of a core",
                     self.group,
                     self.rounds,
-                    contestant.name,
+                    contestant.title(),
                     turn.outcome.elapsed.as_secs_f64(),
                     turn.outcome.cpu_share() * 100.0
                 ));
@@ -82,8 +88,7 @@ impl Contest<'_> {
         #[allow(clippy::cast_precision_loss, reason = "bandwidths are shown to three digits")]
         let size = self.size.bytes() as f64;
         let reported: Vec<f64> = turns.iter().filter_map(|turn| turn.reported).collect();
-        let depth = contestant.depth.map_or_else(String::new, |depth| format!(", queue depth {depth}"));
-        let mut cell = Cell::new(self.group, format!("{}: {}{depth}", self.group, contestant.name))
+        let mut cell = Cell::new(self.group, format!("{}: {}", self.group, contestant.title()))
             .with_param(&PROGRAM, contestant.name.as_str())
             .with_figure(&ELAPSED, each(|turn| turn.outcome.elapsed.as_secs_f64() * 1e9))
             .with_figure(&RATE, turns.iter().map(|turn| size / turn.outcome.elapsed.as_secs_f64()).collect())

@@ -92,7 +92,10 @@ fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Re
         return Ok(());
     }
     take(run, job.scan(cancel)?);
-    let random = |target: &Path, what| random::table(programs, target, what, cli.rounds, &cli.runtime, cancel);
+    let random = |target: &Path, what| {
+        ui::notice(&format!("Random I/O on the {what}: bench and fio take turns at 24 loads"));
+        random::table(programs, target, what, cli.rounds, &cli.runtime, cancel)
+    };
     take_run(run, random(&image, "image")?);
     match random::Attached::new(programs, &image, cancel) {
         Ok(attached) => take_run(run, random(&attached.device, "loop device")?),

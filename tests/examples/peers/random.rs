@@ -5,7 +5,7 @@ use std::process::Command;
 
 use bench::report::vocabulary::{CPU_RATIO, IOPS_RATIO, TARGET};
 use bench::report::{Cell, Finding, Measure, Run, stats};
-use blockdev::{Cancel, Error, ErrorKind, Result};
+use blockdev::{Cancel, Result};
 
 use crate::child;
 use crate::programs::Programs;
@@ -71,12 +71,9 @@ impl<'a> Attached<'a> {
     /// Attaches `image`.
     pub(crate) fn new(programs: &'a Programs, image: &Path, cancel: &Cancel) -> Result<Self> {
         let mut command = programs.vdisk();
-        command.args(["attach", "--output", "json"]).arg(image);
-        let said = child::run(command, cancel)?.stdout;
-        let device = serde_json::from_str::<serde_json::Value>(&said)
-            .ok()
-            .and_then(|said| Some(PathBuf::from(said.get("device")?.as_str()?)))
-            .ok_or_else(|| Error::new(ErrorKind::VerifyFailed, format!("vdisk attach named no device: {said}")))?;
+        command.arg("attach").arg(image);
+        // What it prints is the device and nothing else.
+        let device = PathBuf::from(child::run(command, cancel)?.stdout.trim_end());
         Ok(Self { programs, device })
     }
 }
