@@ -1,9 +1,14 @@
 //! Being asked to stop: Ctrl-C, SIGTERM and SIGHUP set a flag that everything long looks at between two I/Os.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
+
+/// How long after the first signal a second one is taken for impatience. What ends a whole process group (`timeout`, a
+/// service manager) often sends the same signal twice at once.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A flag that says "stop, and give back what you took". Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -16,20 +21,29 @@ impl Cancel {
         Self::default()
     }
 
-    /// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal of the same kind ends the process at once with
+    /// A flag that SIGINT, SIGTERM and SIGHUP set. Another signal a second later or more ends the process at once with
     /// status 130, for the case that giving back hangs.
     ///
     /// # Errors
     /// When a signal handler cannot be installed.
     pub fn on_signals() -> Result<Self> {
-        let flag = Arc::new(AtomicBool::new(false));
+        let cancel = Self::new();
+        let installed = Instant::now();
+        let first = Arc::new(AtomicU64::new(u64::MAX));
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-            // The order matters: the first signal finds the flag unset, sets it, and so arms the shutdown for the second.
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
-                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
+            let (flag, first) = (Arc::clone(&cancel.0), Arc::clone(&first));
+            let handle = move || {
+                let now = u64::try_from(installed.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let since = now.saturating_sub(first.fetch_min(now, Ordering::AcqRel));
+                if flag.swap(true, Ordering::AcqRel) && u128::from(since) >= PATIENCE.as_millis() {
+                    signal_hook::low_level::exit(130);
+                }
+            };
+            // SAFETY: the handler only reads the clock, changes atomics and calls _exit, all safe in a signal handler.
+            unsafe { signal_hook::low_level::register(signal, handle) }
                 .context(|| format!("cannot handle signal {signal}"))?;
         }
-        Ok(Self(flag))
+        Ok(cancel)
     }
 
     /// Asks everything that holds this flag to stop.
