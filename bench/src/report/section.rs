@@ -98,7 +98,9 @@ pub(super) fn spread(figure: &Figure) -> Option<f64> {
 
 /// A spread for people: `± 2.1 %`.
 pub(super) fn spread_text(figure: &Figure) -> Option<String> {
-    spread(figure).map(|share| format!("± {:.1} %", share * 100.0))
+    spread(figure).map(|share| {
+        if share < 1.0 { format!("± {:.1} %", share * 100.0) } else { format!("± {:.0} %", share * 100.0) }
+    })
 }
 
 /// What must be said beside the numbers of `cell`.

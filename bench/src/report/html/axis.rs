@@ -43,6 +43,11 @@ impl Axis {
         if place.is_finite() { place.clamp(0.0, 1.0) } else { 0.0 }
     }
 
+    /// Whether lengths along it mean anything: it begins at zero.
+    pub(super) fn is_from_zero(&self) -> bool {
+        self.scale == Scale::Linear && self.min == 0.0
+    }
+
     /// An axis for measured `values`: from zero, unless they span too much.
     pub(super) fn of_measured(title: &str, values: impl Iterator<Item = f64>, unit: Unit) -> Self {
         let (low, high) = bounds(values);
@@ -163,10 +168,17 @@ mod tests {
     fn ticks_are_round_in_the_unit_shown() {
         let iops = Axis::of_measured("IOPS", [9_810.0, 131_000.0].into_iter(), Unit::PerSecond);
         assert_eq!(labels(&iops), ["0", "50k", "100k", "150k"]);
+        assert!(iops.is_from_zero());
         let memory = Axis::of_measured("memory", [0.0, 1.9 * 1_073_741_824.0].into_iter(), Unit::Bytes);
         assert_eq!(labels(&memory), ["0", "512 MiB", "1 GiB", "1.5 GiB", "2 GiB"]);
         let latency = Axis::of_measured("p99", [81_000.0, 7_000_000.0].into_iter(), Unit::Nanoseconds);
         assert_eq!(labels(&latency), ["50 µs", "100 µs", "200 µs", "500 µs", "1 ms", "2 ms", "5 ms", "10 ms"]);
+    }
+
+    #[test]
+    fn a_logarithm_has_no_zero() {
+        assert!(!Axis::log("p99", 1.0, 100.0, Unit::Nanoseconds).is_from_zero());
+        assert!(!Axis::linear("drift", -1.0, 5.0, Unit::Count).is_from_zero());
     }
 
     #[test]

@@ -245,17 +245,16 @@ fn row(m: &mut Markup, section: &Section, cell: &Cell, above: Option<&Cell>, foo
         }
         for (index, measure) in section.measures.iter().enumerate() {
             m.element("td", &[("class", &"number")], |m| {
-                let Some(figure) = cell.figures.get(&*measure.name) else {
-                    return m.text("–");
-                };
-                m.text(&format::figure(figure.value, measure.unit));
-                if index == 0 {
-                    if !marks.is_empty() {
-                        m.leaf("sup", &[], &marks.join(" "));
-                    }
-                    if let Some(spread) = spread_text(figure) {
-                        m.leaf("small", &[], &spread);
-                    }
+                let figure = cell.figures.get(&*measure.name);
+                m.text(&figure.map_or_else(|| "–".to_owned(), |figure| format::figure(figure.value, measure.unit)));
+                if index > 0 {
+                    return;
+                }
+                if !marks.is_empty() {
+                    m.leaf("sup", &[], &marks.join(" "));
+                }
+                if let Some(spread) = figure.and_then(spread_text) {
+                    m.leaf("small", &[], &spread);
                 }
             });
         }

@@ -261,7 +261,7 @@ fn row_names(panel: &Panel) -> Vec<(f64, String)> {
     names
 }
 
-/// One point of a row, at height `y`; where it is the only one, with a bar to it and its value beside it.
+/// One point of a row, at height `y`; where it is the only one, with its value beside it and, from a zero, a bar to it.
 fn row_point(
     m: &mut Markup,
     chart: &Chart,
@@ -271,7 +271,7 @@ fn row_point(
     several: bool,
 ) {
     let at = (frame.x(along, point.y), y);
-    if !several {
+    if !several && along.is_from_zero() {
         segment(m, "bar", (frame.left, y), at);
     }
     marker(m, chart, line, point, at, |m| {
