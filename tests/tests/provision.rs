@@ -478,7 +478,7 @@ fn interrupted_it_goes_on_or_goes_away() {
     place.gone();
 }
 
-/// 50 moments with `ONEDISK_KILLS=50` (about two minutes more); fewer by default, where the whole suite has ten.
+/// 50 moments with `ONEDISK_KILLS=50`; fewer by default, where the whole suite has ten.
 #[test]
 fn killed_at_any_moment_it_converges_and_leaves_nothing() {
     tests::needs_postgresql!();

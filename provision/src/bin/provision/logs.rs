@@ -16,7 +16,7 @@ pub(crate) struct Args {
     /// The node.
     node: String,
 
-    /// How many of the last lines.
+    /// How many of the last lines, as far as they are in its last 64 KiB.
     #[arg(long, short = 'n', default_value_t = 50)]
     lines: usize,
 

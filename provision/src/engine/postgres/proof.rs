@@ -39,12 +39,14 @@ pub(super) fn step(cluster: &Cluster) -> Step<'_> {
 
 fn prove(cluster: &Cluster, primary: &Node) -> Result<()> {
     let token = random_hex(8)?;
-    let mut writer = sql::connect(cluster, primary)?;
+    let writer = std::cell::RefCell::new(sql::connect(cluster, primary)?);
     let replicas = cluster.record.topology.replicas();
     for replica in replicas {
-        wait_for(cluster, &format!("{} follows {}", replica.name, primary.name), || streams(cluster, primary, replica))
+        let streaming = || streams(&mut writer.borrow_mut(), primary, replica);
+        wait_for(cluster, &format!("{} follows {}", replica.name, primary.name), streaming)
             .map_err(|error| explained(cluster, replica, error))?;
     }
+    let mut writer = writer.into_inner();
     writer
         .batch_execute(&format!(
             "BEGIN; DROP TABLE IF EXISTS {TABLE}; CREATE TABLE {TABLE} AS SELECT '{token}'::text AS token; COMMIT"
@@ -60,8 +62,8 @@ fn prove(cluster: &Cluster, primary: &Node) -> Result<()> {
     outcome
 }
 
-fn streams(cluster: &Cluster, primary: &Node, replica: &Node) -> Result<Option<()>> {
-    let streaming = sql::connect(cluster, primary)?
+fn streams(writer: &mut Client, primary: &Node, replica: &Node) -> Result<Option<()>> {
+    let streaming = writer
         .query_opt(
             "SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming'",
             &[&replica.name.as_str()],
