@@ -3,7 +3,7 @@
 use super::bytes::{is_zero, put_u32, put_u64, u32_at, u64_at};
 use super::checksum::checksum_around;
 use super::object::Object;
-use super::{Bda, Checksum, Damage, Lsn, OBJECT_SIZE, ObjectBytes, Slot, Txid};
+use super::{Bda, Checksum, Damage, Kind, Lsn, OBJECT_SIZE, ObjectBytes, Slot, Txid};
 
 /// Bytes in an entry. The journal is a file of them, written round and round; an entry never crosses its end.
 pub const ENTRY_SIZE: usize = 256;
@@ -90,6 +90,23 @@ impl JournalEntry {
         put_u32(&mut bytes, CHECKSUM_AT, self.checksum.store(checksum));
         bytes
     }
+}
+
+/// What an entry says that it is of, right or wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntrySubject {
+    /// The transaction.
+    pub txid: u64,
+    /// The kind of its object, if there is such a kind.
+    pub kind: Option<Kind>,
+    /// The number of its object.
+    pub number: u64,
+}
+
+/// What an entry says that it is of, right or wrong.
+#[must_use]
+pub fn entry_subject(bytes: &EntryBytes) -> EntrySubject {
+    EntrySubject { txid: u64_at(bytes, 144), kind: Kind::from_raw(bytes[32]), number: u64_at(bytes, 0) }
 }
 
 #[cfg(test)]

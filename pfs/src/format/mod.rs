@@ -28,14 +28,14 @@ pub use checksum::{Checksum, checksum};
 pub use damage::Damage;
 pub use fields::{Field, Value, entry_fields, header_fields, object_fields};
 pub use header::{ChunkHeader, Version, has_magic};
-pub use journal::{ENTRY_SIZE, EntryBytes, JournalEntry};
+pub use journal::{ENTRY_SIZE, EntryBytes, EntrySubject, JournalEntry, entry_subject};
 pub use leader::{LEADER_SIZE, LeaderBytes, LeaderRecord, LogPosition};
 pub use number::{
     Bda, BlktagNo, BlockIndex, BlockNo, ChunkId, DirentryNo, InodeNo, Kind, LogOffset, Lsn, Number, Slot, Txid,
 };
 pub use object::{
     Blktag, BlktagState, Content, Directory, Direntry, DirentryState, DiscardState, File, Head, Hole, Inode, Links,
-    List, NamePiece, Object, ObjectBytes, Seconds, Stamp,
+    List, NamePiece, Object, ObjectBytes, Seconds, Stamp, check_object, is_used,
 };
 
 use blockdev::ByteSize;

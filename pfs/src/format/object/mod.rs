@@ -8,7 +8,7 @@ mod inode;
 
 use super::bytes::{is_zero, put_u32, put_u64, u32_at, u64_at};
 use super::checksum::checksum_around;
-use super::{Bda, Checksum, Damage, Kind, Number, OBJECT_SIZE, Slot};
+use super::{Bda, Checksum, ChunkId, Damage, Kind, Number, OBJECT_SIZE, Slot};
 
 pub use blktag::{Blktag, BlktagState, DiscardState, Hole};
 pub use direntry::{Direntry, DirentryState, Head, NamePiece};
@@ -101,6 +101,41 @@ impl Object {
             Self::Inode(inode) => inode.number.slot(),
         }
     }
+
+    /// The chunk it lies in.
+    #[must_use]
+    pub fn chunk(&self) -> ChunkId {
+        match self {
+            Self::Blktag(blktag) => blktag.number.chunk(),
+            Self::Direntry(direntry) => direntry.number.chunk(),
+            Self::Inode(inode) => inode.number.chunk(),
+        }
+    }
+
+    /// Which of its kind it is in its chunk.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        match self {
+            Self::Blktag(blktag) => blktag.number.index(),
+            Self::Direntry(direntry) => direntry.number.index(),
+            Self::Inode(inode) => inode.number.index(),
+        }
+    }
+}
+
+/// Checks the checksum of the object that should be `number`, and nothing else.
+///
+/// # Errors
+/// When it is wrong.
+pub fn check_object<N: Number>(bytes: &ObjectBytes, number: N) -> Result<Checksum, Damage> {
+    Checksum::check(u32_at(bytes, CHECKSUM_AT), checksum_around(bytes, CHECKSUM_AT))
+        .map_err(|problem| Damage::new(format!("{} {number}", N::KIND), number.slot().start(), "mo_checksum", problem))
+}
+
+/// Whether an object says of itself that it is used.
+#[must_use]
+pub fn is_used(bytes: &ObjectBytes) -> bool {
+    bytes[33] != 0
 }
 
 /// What all objects begin with, checked as far as it can be without knowing the kind.

@@ -1,0 +1,134 @@
+//! A volume, read while others write it.
+//!
+//! [`Volume::open`] takes no lock and writes nothing: it reads the metadata sectors of all chunks, replays the journal
+//! over them, and from then on [follows](Volume::refresh) the writer through the journal. What the metadata say is in
+//! [`Metadata`], which does no I/O.
+//!
+//! Nothing that stands on the disk is trusted: a link is followed only as far as what it leads to leads back, a list only
+//! as far as it may be long, so every walk ends, in an error where the volume is damaged.
+
+mod data;
+mod device;
+mod journal;
+pub(crate) mod load;
+mod metadata;
+mod name;
+mod tree;
+
+use std::path::Path;
+
+use blockdev::Result;
+
+use crate::format::LeaderRecord;
+
+pub(crate) use data::twice;
+pub use data::{FileMap, MappedBlock, Segment};
+pub use device::{Device, Part};
+pub use journal::Journal;
+pub use load::Load;
+pub(crate) use metadata::damage;
+pub use metadata::{ListedBlock, Metadata};
+pub use name::{Name, NameError, VolumePath};
+pub use tree::{Entry, FileKind, Stat, Visit, Walk};
+
+/// A volume open for reading.
+#[derive(Debug)]
+pub struct Volume {
+    device: Device,
+    metadata: Metadata,
+    journal: Journal,
+    leader: LeaderRecord,
+}
+
+impl Volume {
+    /// Opens the volume on a file or device.
+    ///
+    /// # Errors
+    /// When it cannot be read, holds no volume, or one that is damaged or of a version not known here.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::load(Device::open(path)?, Load::default())
+    }
+
+    /// Opens the volume on `device` in another way than [`Volume::open`].
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub fn load(mut device: Device, how: Load) -> Result<Self> {
+        let loaded = load::load(&mut device, how)?;
+        Ok(Self { device, metadata: loaded.metadata, journal: loaded.journal, leader: loaded.leader })
+    }
+
+    /// Catches up with whoever writes the volume. Returns whether anything changed.
+    ///
+    /// When nothing did, this costs one read of a sector. A reader that fell behind what the journal still holds reads
+    /// everything anew.
+    ///
+    /// # Errors
+    /// When the device cannot be read or the volume is damaged; what was known before stays as it was.
+    pub fn refresh(&mut self) -> Result<bool> {
+        let latest = load::read_leader(&mut self.device);
+        if latest.as_ref().is_ok_and(|latest| *latest == self.leader) {
+            return Ok(false);
+        }
+        if latest.and_then(|latest| self.catch_up(latest)).is_err() {
+            // Trimmed meanwhile, overwritten meanwhile, grown meanwhile, or damaged: loading finds out.
+            let loaded = load::load(&mut self.device, Load::default())?;
+            (self.metadata, self.journal, self.leader) = (loaded.metadata, loaded.journal, loaded.leader);
+        }
+        Ok(true)
+    }
+
+    /// Applies the transactions between what is known and `latest`, all or none.
+    fn catch_up(&mut self, latest: LeaderRecord) -> Result<()> {
+        let mut changed = Vec::new();
+        let from = (self.leader.head, self.leader.head_lsn);
+        self.journal.scan(&mut self.device, from, &latest, |entry, at| {
+            self.metadata.expect(&entry.object, at)?;
+            changed.push(entry.object.clone());
+            Ok(())
+        })?;
+        for object in changed {
+            self.metadata.put(&object);
+        }
+        self.leader = latest;
+        Ok(())
+    }
+
+    /// What the metadata say.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The leader record that the metadata are of.
+    #[must_use]
+    pub fn leader(&self) -> &LeaderRecord {
+        &self.leader
+    }
+
+    /// Where the journal lies.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The device that it is on.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The device, to read from it what is not in a file.
+    pub fn device_mut(&mut self) -> &mut Device {
+        &mut self.device
+    }
+
+    /// Fills `into` from byte `offset` of a file on. Returns how many bytes there were: fewer than asked for only at the end
+    /// of the file. What was never written reads as zeroes.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub fn read(&mut self, file: &FileMap, offset: u64, into: &mut [u8]) -> Result<usize> {
+        data::read(&mut self.device, file, offset, into)
+    }
+}
