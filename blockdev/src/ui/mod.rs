@@ -60,10 +60,19 @@ pub fn notice(text: &str) {
 /// # Errors
 /// When standard output cannot be written. A closed pipe (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {
+    print_bytes(text.as_bytes()).map(|_| ())
+}
+
+/// Writes data that need not be text to standard output. Returns whether anybody still reads it: false once a pipe is
+/// closed (`| head`), which is no error.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn print_bytes(bytes: &[u8]) -> Result<bool> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.map_err(|source| Error::io("cannot write to standard output", source)),
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        outcome => outcome.map(|()| true).map_err(|source| Error::io("cannot write to standard output", source)),
     }
 }
 

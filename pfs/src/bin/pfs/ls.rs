@@ -1,0 +1,54 @@
+//! `pfs ls`: what is in a directory.
+
+use std::ffi::OsString;
+
+use blockdev::Error;
+use pfs::volume::{FileKind, Name, Stat};
+use serde::Serialize;
+
+use crate::session::{Failure, Session};
+use crate::text;
+
+/// List what is in a directory.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The directory.
+    #[arg(value_name = "VOLUME:/DIR")]
+    directory: OsString,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    name: Name,
+    #[serde(flatten)]
+    stat: Stat,
+}
+
+pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
+    let place = session.place(&args.directory)?;
+    let volume = session.open(&place.volume)?;
+    let metadata = volume.metadata();
+    let mut lines = Vec::new();
+    for entry in metadata.entries(metadata.lookup(&place.path)?.number)? {
+        let inode = metadata.named(entry.number, entry.inode).map_err(Error::from)?;
+        lines.push(Line { name: entry.name, stat: metadata.stat(inode.number)? });
+    }
+    session.print(&lines, |lines| text(lines))
+}
+
+fn text(lines: &[Line]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for Line { name, stat } in lines {
+        let kind = match stat.kind {
+            FileKind::File => "  File  ",
+            FileKind::Directory => "   Dir  ",
+        };
+        let time = text::time(stat.mtime);
+        out.extend(format!("{kind}{:<4}  {:<16}  {time}  ", stat.links, stat.size).into_bytes());
+        out.extend(name.as_bytes());
+        out.push(b'\n');
+    }
+    let total = lines.iter().fold(0, |total: u64, line| total.saturating_add(line.stat.blocks));
+    out.extend(format!("total {total} (unit: 512Bytes)\n").into_bytes());
+    out
+}

@@ -1,0 +1,165 @@
+//! What all commands share: how a volume and a path in it are named, opening it, and how a command fails.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use blockdev::Error;
+use blockdev::ui::{self, Output};
+use nix::errno::Errno;
+use pfs::volume::{Device, Load, Volume, VolumePath};
+use serde::Serialize;
+
+use crate::original;
+
+/// Longest name of a disk, with the NUL that ends it in C.
+const DISK_NAME_MAX: usize = 64;
+
+/// Why a command failed. The original ends differently depending on how far it came.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// What should name a volume does not.
+    Naming {
+        /// What is wrong.
+        error: Error,
+        /// What the original exits with.
+        errno: Errno,
+    },
+    /// The volume could not be opened.
+    Mount(Error),
+    /// The command itself failed.
+    Command {
+        /// What went wrong.
+        error: Error,
+        /// What the original's command returns.
+        code: i32,
+        /// Whether the original finds this out by itself, without an errno.
+        own: bool,
+    },
+}
+
+impl Failure {
+    /// A failure that the original finds out by itself, without an errno, and for which its command returns `code`.
+    pub(crate) fn own(error: Error, code: i32) -> Self {
+        Self::Command { error, code, own: true }
+    }
+
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Naming { error, .. } | Self::Mount(error) | Self::Command { error, .. } => error,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Command { error, code: -1, own: false }
+    }
+}
+
+/// A volume and a path in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// The file or device.
+    pub(crate) volume: PathBuf,
+    /// The path in it.
+    pub(crate) path: VolumePath,
+}
+
+/// What all commands are given.
+pub(crate) struct Session<'a> {
+    pub(crate) original: &'a original::Options,
+    pub(crate) output: Output,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(original: &'a original::Options, output: Output) -> Self {
+        Self { original, output }
+    }
+
+    /// Prints a result: as JSON, or what `text` makes of it, which need not be UTF-8.
+    pub(crate) fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> Vec<u8>) -> Result<(), Failure> {
+        match self.output {
+            Output::Json => ui::print_result(self.output, value, |_| String::new())?,
+            Output::Text => drop(ui::print_bytes(&text(value))?),
+        }
+        Ok(())
+    }
+
+    /// What an argument with a path names.
+    pub(crate) fn place(&self, given: &OsStr) -> Result<Place, Failure> {
+        let text = given.as_bytes();
+        if !self.original.asked_for() {
+            let Some(at) = text.windows(2).position(|pair| pair == b":/") else {
+                let error = Error::invalid(format!("{} names no path in a volume", given.display())).with_hint(
+                    "name the file or device, a colon and the path: VirtualDisk.img:/dir; or put `-C disk` first",
+                );
+                return Err(Failure::Naming { error, errno: Errno::EINVAL });
+            };
+            let volume = PathBuf::from(OsString::from_vec(text[..at].to_vec()));
+            return Ok(Place { volume, path: VolumePath::new(&text[at + 1..]) });
+        }
+        let inner = text.iter().position(|byte| *byte != b'/').filter(|start| *start > 0).map(|start| &text[start..]);
+        let split = inner.and_then(|inner| Some((inner, inner.iter().position(|byte| *byte == b'/')?)));
+        let Some((inner, end)) = split else {
+            let error = Error::invalid(format!("{} names no path on a disk", given.display()))
+                .with_hint("after the disk's name comes a slash: /nvme1n1/ is its root directory");
+            return Err(Failure::Naming { error, errno: Errno::EINVAL });
+        };
+        let volume = self.disk(&inner[..end])?;
+        Ok(Place { volume, path: VolumePath::new(&inner[end..]) })
+    }
+
+    /// What an argument with no more than a volume names.
+    pub(crate) fn volume(&self, given: &OsStr) -> Result<PathBuf, Failure> {
+        if !self.original.asked_for() {
+            return Ok(PathBuf::from(given));
+        }
+        if given.as_bytes().starts_with(b"/") {
+            return Ok(self.place(given)?.volume);
+        }
+        self.disk(given.as_bytes())
+    }
+
+    /// The device of a disk, as the original finds it.
+    fn disk(&self, name: &[u8]) -> Result<PathBuf, Failure> {
+        if name.len() >= DISK_NAME_MAX {
+            let error = Error::invalid(format!("{} is too long for a disk's name", String::from_utf8_lossy(name)));
+            return Err(Failure::Naming { error, errno: Errno::ENAMETOOLONG });
+        }
+        // Names have no slash: mapper_x is /dev/mapper/x.
+        let mut name = name.to_vec();
+        if let Some(at) = name.windows(7).position(|part| part == b"mapper_") {
+            name[at + 6] = b'/';
+        }
+        Ok(self.original.devices.join(OsString::from_vec(name)))
+    }
+
+    /// A name below a path, for printing. The original puts a slash between, whatever stands there already.
+    pub(crate) fn join(&self, path: &[u8], name: &[u8]) -> Vec<u8> {
+        let path = if self.original.asked_for() { path } else { path.strip_suffix(b"/").unwrap_or(path) };
+        [path, b"/", name].concat()
+    }
+
+    /// Opens a device.
+    pub(crate) fn device(&self, path: &Path) -> Result<Device, Failure> {
+        self.original.known_cluster().map_err(Failure::Mount)?;
+        Device::open(path).map_err(Failure::Mount)
+    }
+
+    /// Opens a volume.
+    pub(crate) fn open(&self, path: &Path) -> Result<Volume, Failure> {
+        self.open_with(path, Load::default())
+    }
+
+    /// Opens a volume in another way.
+    pub(crate) fn open_with(&self, path: &Path, how: Load) -> Result<Volume, Failure> {
+        let volume = Volume::load(self.device(path)?, how).map_err(Failure::Mount)?;
+        let (host, hosts) = (u64::from(self.original.hostid), volume.leader().hosts);
+        if host > hosts {
+            let message = format!("there can be no host {host}: {} has room for {hosts}", path.display());
+            return Err(Failure::Mount(Error::invalid(message)));
+        }
+        Ok(volume)
+    }
+}
