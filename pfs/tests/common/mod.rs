@@ -1,0 +1,84 @@
+//! The volumes that the original made, and what it says of them.
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+pub mod image;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// All of them.
+pub const ALL: [&str; 8] = [
+    "fresh-10g",
+    "fresh-20g-default",
+    "tree-10g",
+    "tree-10g-flushed",
+    "dirty-10g",
+    "wrap-10g",
+    "grown-20g",
+    "full-10g",
+];
+
+fn stored() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// The image of a volume, to be read only. It is unpacked once, sparse, and stays beside all else that was built.
+#[must_use]
+pub fn image(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("fixtures");
+    fs::create_dir_all(&directory).unwrap();
+    let packed = stored().join(format!("{name}.img.tar.zst"));
+    // The length tells it from what an older version of it unpacked to.
+    let path = directory.join(format!("{name}-{}.img", fs::metadata(&packed).unwrap().len()));
+    if !path.exists() {
+        // Several tests may do this at once: each unpacks its own, and the last to rename wins.
+        let own = tempfile::tempdir_in(&directory).unwrap();
+        unpack(&packed, own.path());
+        fs::rename(own.path().join(format!("{name}.img")), &path).unwrap();
+    }
+    path
+}
+
+/// The image of a volume, to be written to; it goes with the directory.
+#[must_use]
+pub fn copy(name: &str) -> (PathBuf, tempfile::TempDir) {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    unpack(&stored().join(format!("{name}.img.tar.zst")), directory.path());
+    (directory.path().join(format!("{name}.img")), directory)
+}
+
+fn unpack(packed: &Path, into: &Path) {
+    let packed = File::open(packed).unwrap();
+    let plain = ruzstd::decoding::StreamingDecoder::new(packed).unwrap();
+    tar::Archive::new(plain).unpack(into).unwrap();
+}
+
+/// A recorded file, unpacked.
+#[must_use]
+pub fn recorded(name: &str, file: &str) -> Option<Vec<u8>> {
+    let path = stored().join(name).join(file);
+    if path.exists() {
+        return Some(fs::read(path).unwrap());
+    }
+    let packed = File::open(path.with_extension("txt.zst")).ok()?;
+    let mut bytes = Vec::new();
+    ruzstd::decoding::StreamingDecoder::new(packed).unwrap().read_to_end(&mut bytes).unwrap();
+    Some(bytes)
+}
+
+/// Decodes a path of `files.sha256`.
+#[must_use]
+pub fn path(encoded: &str) -> Vec<u8> {
+    let (mut bytes, mut decoded) = (encoded.bytes(), Vec::new());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
+                u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+            }
+            byte => byte,
+        });
+    }
+    decoded
+}
