@@ -80,7 +80,8 @@ fn listen(child: &mut Child, cancel: &Cancel) -> std::io::Result<String> {
         if cancel.is_cancelled() && !told {
             // It has not been waited for, so the number is still its own.
             let pid = Pid::from_raw(i32::try_from(child.id()).map_err(std::io::Error::other)?);
-            kill(pid, Signal::SIGINT)?;
+            // Not SIGINT, which whoever runs in the background may have been told to ignore.
+            kill(pid, Signal::SIGTERM)?;
             told = true;
         }
         match poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], PollTimeout::from(GLANCE_MS)) {
@@ -134,7 +135,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let cleaned = dir.path().join("cleaned");
-        let script = format!("trap 'touch {}; exit 130' INT; echo; while :; do sleep 0.01; done", cleaned.display());
+        let script = format!("trap 'touch {}; exit 130' TERM; echo; while :; do sleep 0.01; done", cleaned.display());
         let stopper = {
             let cancel = cancel.clone();
             std::thread::spawn(move || {
