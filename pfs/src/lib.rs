@@ -4,8 +4,23 @@
 //! the start of every 10 GiB *chunk*; every change of them is a transaction in a journal, which a record that all hosts
 //! know, the *leader record*, delimits. Who reads takes the metadata sectors and replays the journal over them.
 //!
-//! [`mod@format`] is the bytes and nothing else, [`volume`] a volume open for reading;
-//! [`mod@check`] says what is wrong with one, [`diff`] how two differ, [`copy`] copies out of one.
+//! - [`mod@format`]: the bytes and nothing else;
+//! - [`volume`]: a volume open for reading, while somebody may be writing it;
+//! - [`mod@check`]: what is wrong with a volume; [`diff`]: how two differ; [`copy`]: out of one, to the host.
+//!
+//! ```no_run
+//! use pfs::volume::{Volume, VolumePath};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut volume = Volume::open("VirtualDisk.img".as_ref())?;
+//! let inode = volume.metadata().lookup(&VolumePath::new("/shared_data/global/pg_control"))?;
+//! let file = volume.metadata().file_map(inode.number)?;
+//! let mut bytes = vec![0; 8192];
+//! let count = volume.read(&file, 0, &mut bytes)?;
+//! # Ok(()) }
+//! ```
+//!
+//! Nothing here writes to a volume: there is no making or growing one, no changing of files, no trimming of the journal, no
+//! repair and no daemon.
 //!
 //! The facts come from PolarFS for PolarDB, release `pfsd4pg-release-1.2.42-20220419`: its source, and volumes that its own
 //! tools made, of which the tests carry some.
