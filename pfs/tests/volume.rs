@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pfs::check::{Severity, check};
 use pfs::diff::Diff;
@@ -14,7 +15,7 @@ use pfs::format::{
     Bda, BlktagNo, ChunkHeader, ChunkId, DirentryNo, InodeNo, JournalEntry, LEADER_AT, LEADER_SIZE, LeaderRecord,
     LogOffset, LogPosition, Lsn, Number, Object, SECTOR_SIZE, Txid,
 };
-use pfs::volume::{Device, FileKind, Load, Volume, VolumePath};
+use pfs::volume::{Device, FileKind, Load, Metadata, Volume, VolumePath};
 use sha2::{Digest, Sha256};
 
 /// A file larger than this is all hole in these volumes; its zeroes are not counted.
@@ -193,11 +194,10 @@ fn write(path: &Path, at: Bda, bytes: &[u8]) {
     file.sync_data().unwrap();
 }
 
-fn assert_same_objects(one: &Volume, other: &Volume) {
-    fn of<N: Number>(one: &Volume, other: &Volume) {
-        for number in other.metadata().numbers::<N>() {
-            let (found, expected) = (one.metadata().bytes(number).unwrap(), other.metadata().bytes(number).unwrap());
-            assert_eq!(found, expected, "{} {number}", N::KIND);
+fn assert_same_objects(one: &Metadata, other: &Metadata) {
+    fn of<N: Number>(one: &Metadata, other: &Metadata) {
+        for number in other.numbers::<N>() {
+            assert_eq!(one.bytes(number).unwrap(), other.bytes(number).unwrap(), "{} {number}", N::KIND);
         }
     }
     of::<BlktagNo>(one, other);
@@ -218,10 +218,10 @@ fn a_reader_follows_the_journal() {
             rewind(&path, upto);
             assert!(reader.refresh().unwrap(), "{name}: {upto}");
             assert!(!reader.refresh().unwrap());
-            assert_same_objects(&reader, &Volume::open(&path).unwrap());
+            assert_same_objects(reader.metadata(), Volume::open(&path).unwrap().metadata());
         }
         assert_eq!(*reader.leader(), latest);
-        assert_same_objects(&reader, &Volume::open(&common::image(name)).unwrap());
+        assert_same_objects(reader.metadata(), Volume::open(&common::image(name)).unwrap().metadata());
     }
 }
 
@@ -231,15 +231,79 @@ fn a_reader_that_fell_behind_reads_everything_anew() {
     rewind(&path, 10);
     let mut reader = Volume::open(&path).unwrap();
     // What trimming does: all metadata sectors, then the leader record, whose tail is now beyond what the reader knows.
-    let flushed = File::open(common::image("tree-10g-flushed")).unwrap();
-    let mut sectors = vec![0; 0xd_1000];
-    flushed.read_exact_at(&mut sectors, 0).unwrap();
-    write(&path, Bda::new(0), &sectors);
-    let mut leader = vec![0; SECTOR_SIZE];
-    flushed.read_exact_at(&mut leader, LEADER_AT.bytes()).unwrap();
-    write(&path, LEADER_AT, &leader);
+    let flushed = common::image("tree-10g-flushed");
+    write(&path, Bda::new(0), &sectors(&flushed));
+    write(&path, LEADER_AT, &Volume::open(&flushed).unwrap().leader().write());
     assert!(reader.refresh().unwrap());
-    assert_same_objects(&reader, &Volume::open(&common::image("tree-10g")).unwrap());
+    assert_same_objects(reader.metadata(), Volume::open(&common::image("tree-10g")).unwrap().metadata());
+}
+
+#[test]
+fn a_volume_is_opened_while_somebody_writes_it() {
+    let (path, _directory) = common::copy("tree-10g");
+    let latest = Volume::open(&path).unwrap().leader().clone();
+    let fresh = sectors(&path);
+    let flushed = sectors(&common::image("tree-10g-flushed"));
+    let trimmed = LeaderRecord { tail: latest.head, ..latest.clone() };
+    // The states through which the writer goes, and what each of them is.
+    let states: Vec<(LeaderRecord, Metadata)> = [0, 300, 600, 956]
+        .into_iter()
+        .map(|transactions| {
+            write(&path, LEADER_AT, &latest.write());
+            rewind(&path, transactions);
+            let volume = Volume::open(&path).unwrap();
+            (volume.leader().clone(), volume.metadata().clone())
+        })
+        .collect();
+    for _ in 0..4 {
+        write(&path, LEADER_AT, &states[0].0.write());
+        write(&path, Bda::new(0), &fresh);
+        let (done, opened) = (AtomicBool::new(false), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Whoever writes waits for whoever reads, which is done when the writer is.
+                let _last = OnDrop(|| opened.store(u32::MAX, Ordering::Relaxed));
+                while !done.load(Ordering::Relaxed) {
+                    let volume = Volume::open(&path).unwrap();
+                    let (_, expected) = states.iter().find(|(leader, _)| leader.head == volume.leader().head).unwrap();
+                    assert_same_objects(volume.metadata(), expected);
+                    opened.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let seen = |count: u32| {
+                while opened.load(Ordering::Relaxed) < count {
+                    std::thread::yield_now();
+                }
+            };
+            for (count, (leader, _)) in (1..).zip(&states) {
+                write(&path, LEADER_AT, &leader.write());
+                seen(count);
+            }
+            // Trimming: sector by sector, then the record that says so.
+            for (at, sector) in (0..).step_by(SECTOR_SIZE).zip(flushed.chunks(SECTOR_SIZE)) {
+                write(&path, Bda::new(at), sector);
+            }
+            write(&path, LEADER_AT, &trimmed.write());
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_same_objects(Volume::open(&path).unwrap().metadata(), &states.last().unwrap().1);
+    }
+}
+
+/// Does something at last, also where a test fails.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// The header and the metadata sectors of a volume's first chunk.
+fn sectors(path: &Path) -> Vec<u8> {
+    let mut sectors = vec![0; 0xd_1000];
+    File::open(path).unwrap().read_exact_at(&mut sectors, 0).unwrap();
+    sectors
 }
 
 #[test]
@@ -254,7 +318,7 @@ fn what_a_reader_knows_survives_damage() {
     write(&path, LEADER_AT, &broken);
     let error = reader.refresh().unwrap_err();
     assert_eq!(error.to_string(), "the volume is damaged");
-    assert_same_objects(&reader, &before);
+    assert_same_objects(reader.metadata(), before.metadata());
     // The middle of a transaction is no state.
     let middle = LeaderRecord {
         head: LogPosition { offset: LogOffset::new(latest.head.offset.bytes() - 256).unwrap(), ..latest.head },
@@ -263,10 +327,10 @@ fn what_a_reader_knows_survives_damage() {
     };
     write(&path, LEADER_AT, &middle.write());
     reader.refresh().unwrap_err();
-    assert_same_objects(&reader, &before);
+    assert_same_objects(reader.metadata(), before.metadata());
     write(&path, LEADER_AT, &latest.write());
     assert!(reader.refresh().unwrap());
-    assert_same_objects(&reader, &Volume::open(&common::image("tree-10g")).unwrap());
+    assert_same_objects(reader.metadata(), Volume::open(&common::image("tree-10g")).unwrap().metadata());
 }
 
 #[test]
