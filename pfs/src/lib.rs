@@ -5,7 +5,7 @@
 //! know, the *leader record*, delimits. Who reads takes the metadata sectors and replays the journal over them.
 //!
 //! - [`mod@format`]: the bytes and nothing else;
-//! - [`volume`]: a volume open for reading, while somebody may be writing it;
+//! - [`volume`]: a volume open for reading, while somebody may be writing it; and open for [writing](volume::writer);
 //! - [`mod@check`]: what is wrong with a volume; [`diff`]: how two differ; [`copy`]: out of one, to the host.
 //!
 //! ```no_run
@@ -19,8 +19,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Nothing here writes to a volume: there is no making or growing one, no changing of files, no trimming of the journal, no
-//! repair and no daemon.
+//! There is no making or growing a volume here, no repair and no daemon.
 //!
 //! The facts come from PolarFS for PolarDB, release `pfsd4pg-release-1.2.42-20220419`: its source, and volumes that its own
 //! tools made, of which the tests carry some.

@@ -3,6 +3,8 @@
 
 mod common;
 
+use common::{rewind, write};
+
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -13,7 +15,7 @@ use pfs::check::{Severity, check};
 use pfs::diff::Diff;
 use pfs::format::{
     Bda, BlktagNo, ChunkHeader, ChunkId, DirentryNo, InodeNo, JournalEntry, LEADER_AT, LEADER_SIZE, LeaderRecord,
-    LogOffset, LogPosition, Lsn, Number, Object, SECTOR_SIZE, Txid,
+    LogOffset, LogPosition, Lsn, Number, Object, SECTOR_SIZE,
 };
 use pfs::volume::{Device, FileKind, Load, Metadata, Volume, VolumePath};
 use sha2::{Digest, Sha256};
@@ -166,34 +168,6 @@ fn any_part_of_a_file_is_read() {
     }
 }
 
-/// Lets a volume's journal end after its first `transactions`, as it once did. Returns the leader record that it had.
-fn rewind(path: &Path, transactions: u64) -> LeaderRecord {
-    let mut volume = Volume::load(Device::open(path).unwrap(), Load { replay: false, verify: true }).unwrap();
-    let (journal, leader) = (volume.journal().clone(), volume.leader().clone());
-    let mut entries = 0;
-    journal
-        .visit(volume.device_mut(), leader.tail.offset, leader.entries(), |bytes, at| {
-            let entry = JournalEntry::parse(bytes, at)?;
-            entries += u64::from(entry.txid.raw() <= leader.tail.txid.raw() + transactions);
-            Ok(())
-        })
-        .unwrap();
-    let head = LogPosition {
-        txid: Txid::new(leader.tail.txid.raw() + transactions).unwrap(),
-        offset: LogOffset::new((leader.tail.offset.bytes() + entries * 256) % leader.log_size).unwrap(),
-    };
-    let head_lsn = Lsn::new(leader.tail_lsn().raw() + entries).unwrap();
-    write(path, LEADER_AT, &LeaderRecord { head, head_lsn, ..leader.clone() }.write());
-    leader
-}
-
-fn write(path: &Path, at: Bda, bytes: &[u8]) {
-    let file = OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(bytes, at.bytes()).unwrap();
-    // Volumes are read past the page cache.
-    file.sync_data().unwrap();
-}
-
 fn assert_same_objects(one: &Metadata, other: &Metadata) {
     fn of<N: Number>(one: &Metadata, other: &Metadata) {
         for number in other.numbers::<N>() {
@@ -331,6 +305,23 @@ fn what_a_reader_knows_survives_damage() {
     write(&path, LEADER_AT, &latest.write());
     assert!(reader.refresh().unwrap());
     assert_same_objects(reader.metadata(), Volume::open(&common::image("tree-10g")).unwrap().metadata());
+}
+
+#[test]
+fn a_journal_does_not_end_amid_a_transaction() {
+    let (path, _directory) = common::copy("tree-10g");
+    rewind(&path, 1);
+    let leader = Volume::open(&path).unwrap().leader().clone();
+    assert_eq!(leader.entries(), 4);
+    let middle = LeaderRecord {
+        head: LogPosition { offset: LogOffset::new(3 * 256).unwrap(), ..leader.head },
+        head_lsn: Lsn::new(leader.head_lsn.raw() - 1).unwrap(),
+        ..leader
+    };
+    write(&path, LEADER_AT, &middle.write());
+    let error = Volume::open(&path).unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(why, "leader record at 0x400000: head_offset: 768, in the midst of transaction 1");
 }
 
 #[test]

@@ -95,6 +95,18 @@ impl FileMap {
         self.blocks.get(&index).copied()
     }
 
+    /// Says what a block of the file is.
+    pub(super) fn set(&mut self, index: BlockIndex, block: MappedBlock) {
+        self.blocks.insert(index, block);
+    }
+
+    /// Says that a block of the volume is not that block of the file any more.
+    pub(super) fn unset(&mut self, index: BlockIndex, tag: BlktagNo) {
+        if self.block(index).is_some_and(|block| block.tag == tag) {
+            self.blocks.remove(&index);
+        }
+    }
+
     /// The blocks that it has, in the order of the file.
     pub fn blocks(&self) -> impl ExactSizeIterator<Item = (BlockIndex, MappedBlock)> {
         self.blocks.iter().map(|(index, block)| (*index, *block))

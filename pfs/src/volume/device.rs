@@ -1,20 +1,22 @@
-//! The file or device that a volume is on, read past the page cache: another host may be writing it.
+//! The file or device that a volume is on, read and written past the page cache: another host may be using it.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use blockdev::engine::{Choice, Completion, Config, Engine, Op, Span, Target};
+use blockdev::engine::{Choice, Completion, Config, Engine, Kind, Op, Span, Target};
 use blockdev::{ByteSize, Context, Error, Result};
 
 use crate::format::{Bda, SECTOR_SIZE};
 
-/// Reads in flight at once.
+/// I/Os in flight at once.
 const QUEUE_DEPTH: u32 = 8;
 
-/// Most bytes in one read.
-const READ_MAX: usize = 256 << 10;
+/// Most bytes in one I/O.
+const IO_MAX: usize = 256 << 10;
 
 /// The file or device that a volume is on.
 #[derive(Debug)]
@@ -22,6 +24,16 @@ pub struct Device {
     engine: Engine,
     path: PathBuf,
     size: ByteSize,
+    witness: Option<Arc<dyn Witness>>,
+}
+
+/// Where to write whole sectors, and what.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// The address of the first byte.
+    pub at: Bda,
+    /// What to write.
+    pub from: &'a [u8],
 }
 
 /// Where to read, and into what.
@@ -47,18 +59,47 @@ impl Device {
     /// # Errors
     /// When it is neither, or cannot be opened, or the engine does not work here.
     pub fn open_with(path: &Path, engine: Choice) -> Result<Self> {
-        let what = || format!("cannot open {}", path.display());
+        Self::open_as(path, engine, false)
+    }
+
+    /// Opens a file or block device for reading and writing.
+    ///
+    /// # Errors
+    /// When it is neither, or cannot be opened so, or the engine does not work here.
+    pub fn open_writable(path: &Path, engine: Choice) -> Result<Self> {
+        Self::open_as(path, engine, true)
+    }
+
+    fn open_as(path: &Path, engine: Choice, write: bool) -> Result<Self> {
+        let what = || format!("cannot open {}{}", path.display(), if write { " for writing" } else { "" });
         let kind = std::fs::metadata(path).context(what)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(Error::invalid(format!("{} is neither a file nor a block device", path.display())));
         }
-        let mut file = direct(path).or_else(|_| File::open(path)).context(what)?;
+        let file = open_file(path, write).context(what)?;
+        Self::over(file, path, engine)
+    }
+
+    fn over(mut file: File, path: &Path, engine: Choice) -> Result<Self> {
         let size = ByteSize::new(
             file.seek(SeekFrom::End(0)).context(|| format!("cannot see how large {} is", path.display()))?,
         );
-        let config = Config::new(QUEUE_DEPTH, QUEUE_DEPTH, READ_MAX);
+        let config = Config::new(QUEUE_DEPTH, QUEUE_DEPTH, IO_MAX);
         let engine = Engine::open(engine, &config, vec![Target::new(file, path)])?;
-        Ok(Self { engine, path: path.to_owned(), size })
+        Ok(Self { engine, path: path.to_owned(), size, witness: None })
+    }
+
+    /// The same device, whose writes, and those of all devices made of it, somebody sees.
+    #[must_use]
+    pub fn witnessed(self, witness: Arc<dyn Witness>) -> Self {
+        Self { witness: Some(witness), ..self }
+    }
+
+    /// The file that it is, for another thread to make a device of: a device stays on its thread.
+    pub(super) fn file(&self) -> Result<OpenFile> {
+        let target = &self.engine.targets()[0];
+        let file = target.file().try_clone().context(|| format!("cannot open {} once more", self.path.display()))?;
+        Ok(OpenFile { file, path: self.path.clone(), engine: self.engine.kind(), witness: self.witness.clone() })
     }
 
     /// What it was opened as.
@@ -86,8 +127,83 @@ impl Device {
     /// # Errors
     /// When it cannot be read somewhere; what the parts hold then is undefined.
     pub fn read_parts<'a>(&mut self, parts: impl IntoIterator<Item = Part<'a>>) -> Result<()> {
-        let mut pieces = parts.into_iter().flat_map(pieces);
-        let mut waiting: [Option<Piece<'a>>; QUEUE_DEPTH as usize] = Default::default();
+        let pieces = parts.into_iter().flat_map(pieces);
+        self.run(
+            pieces,
+            |_, buffer, piece| {
+                let span = Span::whole(buffer, piece.span);
+                Op::Read { file: 0, offset: piece.offset, span }
+            },
+            |engine, buffer, piece| {
+                let from = &engine.buffer(buffer)[piece.skip..];
+                piece.into.copy_from_slice(&from[..piece.into.len()]);
+            },
+        )
+    }
+
+    /// Writes whole sectors to the device, many at once and in no order.
+    ///
+    /// # Errors
+    /// When it cannot be written somewhere; what stands there then is undefined. When something else than whole sectors is
+    /// to be written.
+    pub fn write_parts<'a>(&mut self, parts: impl IntoIterator<Item = Source<'a>>) -> Result<()> {
+        let parts: Vec<Source<'a>> = parts.into_iter().collect();
+        let aligned = |number: u64| number.is_multiple_of(SECTOR_SIZE as u64);
+        if let Some(part) = parts.iter().find(|part| !aligned(part.at.bytes()) || !aligned(part.from.len() as u64)) {
+            return Err(Error::invalid(format!("{} bytes at {} are not whole sectors", part.from.len(), part.at)));
+        }
+        if let Some(witness) = &self.witness {
+            parts.iter().for_each(|part| witness.write(part.at, part.from));
+        }
+        let pieces = parts.into_iter().flat_map(|part| {
+            part.from
+                .chunks(IO_MAX)
+                .zip((part.at.bytes()..).step_by(IO_MAX))
+                .map(|(from, at)| Source { at: Bda::new(at), from })
+        });
+        self.run(
+            pieces,
+            |engine, buffer, piece| {
+                engine.buffer_mut(buffer)[..piece.from.len()].copy_from_slice(piece.from);
+                #[allow(clippy::cast_possible_truncation, reason = "at most IO_MAX")]
+                let span = Span::whole(buffer, piece.from.len() as u32);
+                Op::Write { file: 0, offset: piece.at.bytes(), span }
+            },
+            |_, _, _| {},
+        )
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// When the device does not say that it is.
+    pub fn flush(&mut self) -> Result<()> {
+        if let Some(witness) = &self.witness {
+            witness.flush();
+        }
+        self.run([()].into_iter(), |_, _, ()| Op::Fdatasync { file: 0 }, |_, _, ()| {})
+    }
+
+    /// Says that ranges of the device, each from an address on, are not needed any more; they may read as anything then.
+    ///
+    /// # Errors
+    /// When the device cannot be told.
+    pub fn discard(&mut self, ranges: impl IntoIterator<Item = (Bda, u64)>) -> Result<()> {
+        self.run(
+            ranges.into_iter(),
+            |_, _, (at, len)| Op::Discard { file: 0, offset: at.bytes(), len: *len },
+            |_, _, _| {},
+        )
+    }
+
+    /// Does an operation for each piece, as many at once as there are buffers.
+    fn run<P>(
+        &mut self,
+        mut pieces: impl Iterator<Item = P>,
+        start: impl Fn(&mut Engine, u32, &P) -> Op,
+        finish: impl Fn(&Engine, u32, P),
+    ) -> Result<()> {
+        let mut waiting: [Option<P>; QUEUE_DEPTH as usize] = Default::default();
         let mut done: Vec<Completion> = Vec::with_capacity(waiting.len());
         let mut outcome = Ok(());
         loop {
@@ -96,8 +212,8 @@ impl Device {
                     && outcome.is_ok()
                     && let Some(piece) = pieces.next()
                 {
-                    let span = Span::whole(buffer, piece.span);
-                    self.engine.submit(u64::from(buffer), Op::Read { file: 0, offset: piece.offset, span })?;
+                    let op = start(&mut self.engine, buffer, &piece);
+                    self.engine.submit(u64::from(buffer), op)?;
                     *slot = Some(piece);
                 }
             }
@@ -109,23 +225,58 @@ impl Device {
                 #[allow(clippy::cast_possible_truncation, reason = "tags are the numbers of buffers")]
                 let buffer = completion.tag as u32;
                 let piece = waiting[buffer as usize].take();
-                match completion.result {
-                    Ok(()) => {
-                        if let Some(piece) = piece {
-                            let from = &self.engine.buffer(buffer)[piece.skip..];
-                            piece.into.copy_from_slice(&from[..piece.into.len()]);
-                        }
-                    }
-                    Err(error) => outcome = outcome.and(Err(error)),
+                match (completion.result, piece) {
+                    (Ok(()), Some(piece)) => finish(&self.engine, buffer, piece),
+                    (Ok(()), None) => {}
+                    (Err(error), _) => outcome = outcome.and(Err(error)),
                 }
             }
         }
     }
 }
 
-/// Opens past the page cache. A file system without that (tmpfs) says EINVAL.
-fn direct(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)
+/// Somebody who sees everything that is written to a device, before it is: to know what a crash can leave behind.
+pub trait Witness: Send + Sync + fmt::Debug {
+    /// These sectors are about to be written. What is seen between two flushes may reach the device in any order.
+    fn write(&self, at: Bda, bytes: &[u8]);
+
+    /// What was written before is about to be made durable.
+    fn flush(&self);
+}
+
+/// A device on its way to another thread.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    file: File,
+    path: PathBuf,
+    engine: Kind,
+    witness: Option<Arc<dyn Witness>>,
+}
+
+impl OpenFile {
+    /// The same once more.
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        let file = self.file.try_clone().context(|| format!("cannot open {} once more", self.path.display()))?;
+        Ok(Self { file, path: self.path.clone(), engine: self.engine, witness: self.witness.clone() })
+    }
+
+    /// The same device on this thread, with the same engine.
+    pub(super) fn device(self) -> Result<Device> {
+        let engine = match self.engine {
+            Kind::Uring => Choice::Uring,
+            Kind::UringSqpoll => Choice::UringSqpoll,
+            Kind::Threads => Choice::Threads,
+        };
+        Ok(Device { witness: self.witness, ..Device::over(self.file, &self.path, engine)? })
+    }
+}
+
+/// Opens past the page cache, unless the file system is without that (tmpfs), which says EINVAL.
+fn open_file(path: &Path, write: bool) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(write);
+    let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
+    direct.or_else(|_| options.open(path))
 }
 
 /// One read: whole sectors, of which some bytes at both ends may be of no interest.
@@ -147,10 +298,10 @@ fn pieces(part: Part<'_>) -> impl Iterator<Item = Piece<'_>> {
         }
         #[allow(clippy::cast_possible_truncation, reason = "a remainder of 4096")]
         let skip = (at % SECTOR_SIZE as u64) as usize;
-        let len = rest.len().min(READ_MAX - skip);
+        let len = rest.len().min(IO_MAX - skip);
         let (into, later) = std::mem::take(&mut rest).split_at_mut(len);
         rest = later;
-        #[allow(clippy::cast_possible_truncation, reason = "at most READ_MAX")]
+        #[allow(clippy::cast_possible_truncation, reason = "at most IO_MAX")]
         let span = (skip + len).next_multiple_of(SECTOR_SIZE) as u32;
         let piece = Piece { offset: at - skip as u64, span, skip, into };
         at += len as u64;

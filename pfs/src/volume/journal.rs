@@ -58,8 +58,21 @@ impl Journal {
         self.size
     }
 
+    /// Where `len` bytes from a position on lie: runs of them that are together on the device.
+    pub(super) fn runs(&self, from: LogOffset, len: u64) -> impl Iterator<Item = (Bda, u64)> {
+        let (mut offset, mut left) = (from.bytes(), len);
+        std::iter::from_fn(move || {
+            offset %= self.size;
+            let (_, within) = BlockIndex::of(offset);
+            let run = left.min(BLOCK_SIZE.bytes() - within).min(self.size - offset);
+            let start = self.address(offset);
+            (offset, left) = (offset + run, left - run);
+            (run > 0).then_some((start, run))
+        })
+    }
+
     /// The address of a position in it.
-    fn address(&self, offset: u64) -> Bda {
+    pub(super) fn address(&self, offset: u64) -> Bda {
         let (index, within) = BlockIndex::of(offset % self.size);
         // `find` saw that there is a block for every position.
         #[allow(clippy::cast_possible_truncation, reason = "the index of an element that exists")]

@@ -1,9 +1,9 @@
 //! The metadata of a volume in memory: its objects as they are once the journal is replayed.
 
 use crate::format::{
-    Bda, Blktag, BlktagNo, BlktagState, BlockIndex, ChunkHeader, ChunkId, Content, Damage, Direntry, DirentryNo,
-    DirentryState, Head, Hole, Inode, InodeNo, Kind, Number, OBJECT_SIZE, Object, ObjectBytes, Version, check_object,
-    is_used,
+    Bda, Blktag, BlktagNo, BlktagState, BlockIndex, CHUNK_SIZE, ChunkHeader, ChunkId, Content, Damage, Direntry,
+    DirentryNo, DirentryState, Head, Hole, Inode, InodeNo, Kind, Number, OBJECT_SIZE, Object, ObjectBytes, SECTOR_SIZE,
+    Version, check_object, is_used,
 };
 
 use super::name::Name;
@@ -93,6 +93,21 @@ impl Metadata {
         chunk
             .map(|chunk| &chunk.sets[N::KIND as usize - 1][number.index()])
             .ok_or_else(|| damage(number, "mo_number", self.beyond(number)))
+    }
+
+    /// The bytes of all objects of one kind in one chunk.
+    pub(super) fn set(&self, chunk: ChunkId, kind: Kind) -> &[ObjectBytes] {
+        self.chunks.get(chunk.index()).map_or(&[], |chunk| &chunk.sets[kind as usize - 1])
+    }
+
+    /// The objects of the sector at an address, if that is one of objects.
+    pub(super) fn sector(&self, at: Bda) -> Option<&[u8]> {
+        let (chunk, within) = (at.bytes() / CHUNK_SIZE.bytes(), at.bytes() % CHUNK_SIZE.bytes());
+        let chunk = self.chunks.get(usize::try_from(chunk).ok()?)?;
+        chunk.sets.iter().zip(Kind::ALL).find_map(|(set, kind)| {
+            let start = usize::try_from(within.checked_sub(kind.offset())?).ok()?;
+            set.as_flattened().get(start..start + SECTOR_SIZE)
+        })
     }
 
     /// Sees that there is such an object; if not, it is the `field` of `from` that is wrong.

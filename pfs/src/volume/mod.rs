@@ -14,6 +14,7 @@ pub(crate) mod load;
 mod metadata;
 mod name;
 mod tree;
+pub mod writer;
 
 use std::path::Path;
 
@@ -23,13 +24,14 @@ use crate::format::LeaderRecord;
 
 pub(crate) use data::twice;
 pub use data::{FileMap, MappedBlock, Segment};
-pub use device::{Device, Part};
+pub use device::{Device, Part, Source, Witness};
 pub use journal::Journal;
 pub use load::Load;
 pub(crate) use metadata::damage;
 pub use metadata::{ListedBlock, Metadata};
 pub use name::{Name, NameError, VolumePath};
 pub use tree::{Entry, FileKind, Stat, Visit, Walk};
+pub use writer::Writer;
 
 /// A volume open for reading.
 #[derive(Debug)]

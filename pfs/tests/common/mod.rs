@@ -2,10 +2,16 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 pub mod image;
+pub mod model;
+pub mod script;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use pfs::format::{Bda, JournalEntry, LEADER_AT, LeaderRecord, LogOffset, LogPosition, Lsn, Txid};
+use pfs::volume::{Device, Load, Volume};
 
 /// All of them.
 pub const ALL: [&str; 8] = [
@@ -61,7 +67,7 @@ pub fn recorded(name: &str, file: &str) -> Option<Vec<u8>> {
     if path.exists() {
         return Some(fs::read(path).unwrap());
     }
-    let packed = File::open(path.with_extension("txt.zst")).ok()?;
+    let packed = File::open(stored().join(name).join(format!("{file}.zst"))).ok()?;
     let mut bytes = Vec::new();
     ruzstd::decoding::StreamingDecoder::new(packed).unwrap().read_to_end(&mut bytes).unwrap();
     Some(bytes)
@@ -81,4 +87,32 @@ pub fn path(encoded: &str) -> Vec<u8> {
         });
     }
     decoded
+}
+
+/// Lets a volume's journal end after its first `transactions`, as it once did. Returns the leader record that it had.
+pub fn rewind(path: &Path, transactions: u64) -> LeaderRecord {
+    let mut volume = Volume::load(Device::open(path).unwrap(), Load { replay: false, verify: true }).unwrap();
+    let (journal, leader) = (volume.journal().clone(), volume.leader().clone());
+    let mut entries = 0;
+    journal
+        .visit(volume.device_mut(), leader.tail.offset, leader.entries(), |bytes, at| {
+            let entry = JournalEntry::parse(bytes, at)?;
+            entries += u64::from(entry.txid.raw() <= leader.tail.txid.raw() + transactions);
+            Ok(())
+        })
+        .unwrap();
+    let head = LogPosition {
+        txid: Txid::new(leader.tail.txid.raw() + transactions).unwrap(),
+        offset: LogOffset::new((leader.tail.offset.bytes() + entries * 256) % leader.log_size).unwrap(),
+    };
+    let head_lsn = Lsn::new(leader.tail_lsn().raw() + entries).unwrap();
+    write(path, LEADER_AT, &LeaderRecord { head, head_lsn, ..leader.clone() }.write());
+    leader
+}
+
+pub fn write(path: &Path, at: Bda, bytes: &[u8]) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(bytes, at.bytes()).unwrap();
+    // Volumes are read past the page cache.
+    file.sync_data().unwrap();
 }

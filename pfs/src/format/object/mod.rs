@@ -123,6 +123,24 @@ impl Object {
     }
 }
 
+impl From<Blktag> for Object {
+    fn from(blktag: Blktag) -> Self {
+        Self::Blktag(blktag)
+    }
+}
+
+impl From<Direntry> for Object {
+    fn from(direntry: Direntry) -> Self {
+        Self::Direntry(direntry)
+    }
+}
+
+impl From<Inode> for Object {
+    fn from(inode: Inode) -> Self {
+        Self::Inode(inode)
+    }
+}
+
 /// Checks the checksum of the object that should be `number`, and nothing else.
 ///
 /// # Errors

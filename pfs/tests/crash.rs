@@ -1,0 +1,180 @@
+//! What a crash leaves: whatever had reached the device by then, everything acknowledged is there, and what was being done
+//! is done or not.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use blockdev::engine::Choice;
+use common::model::{self, Model, Node, Work, Worker};
+use pfs::check::check;
+use pfs::format::Bda;
+use pfs::volume::writer::{Options, Writer};
+use pfs::volume::{Device, Source, Volume, Witness};
+
+/// Something that happened, in its order.
+#[derive(Debug, Clone)]
+enum Event {
+    Write(Bda, Vec<u8>),
+    Flush,
+    /// Work of this number begins.
+    Began(usize),
+    /// The work that began last was acknowledged.
+    Done,
+}
+
+#[derive(Debug, Default)]
+struct Record(Mutex<Vec<Event>>);
+
+impl Record {
+    fn add(&self, event: Event) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+impl Witness for Record {
+    fn write(&self, at: Bda, bytes: &[u8]) {
+        self.add(Event::Write(at, bytes.to_vec()));
+    }
+
+    fn flush(&self) {
+        self.add(Event::Flush);
+    }
+}
+
+/// Does random work on a volume; returns the work and what happened.
+fn record(image: &Path, seed: u64, count: usize, durable: bool) -> (Vec<Work>, Vec<Event>) {
+    let record = Arc::new(Record::default());
+    let device = Device::open_writable(image, Choice::Auto).unwrap().witnessed(record.clone());
+    let writer = Writer::on(device, Options { durable, ..Options::default() }).unwrap();
+    let mut content = writer.content().unwrap();
+    let (mut model, mut worker, mut all) = (Model::default(), Worker::new(seed, 40_000), Vec::new());
+    while all.len() < count {
+        let work = worker.next(&model);
+        record.add(Event::Began(all.len()));
+        let expected = model.apply(&work);
+        let found = model::perform(&writer, &mut content, &work).map_err(|error| error.errno().unwrap());
+        assert_eq!(found, expected, "{work:?}");
+        record.add(Event::Done);
+        all.push(work);
+    }
+    drop(content);
+    writer.close().unwrap();
+    let events = std::mem::take(&mut *record.0.lock().unwrap());
+    (all, events)
+}
+
+/// What there may be on a device that crashes at some moment.
+#[derive(Default)]
+struct Expected {
+    before: Model,
+    after: Model,
+    work: Option<Work>,
+}
+
+impl Expected {
+    fn see(&mut self, event: &Event, all: &[Work]) {
+        match event {
+            Event::Began(index) => {
+                self.work = Some(all[*index].clone());
+                // Work that cannot be done changes nothing.
+                let _ = self.after.apply(&all[*index]);
+            }
+            Event::Done => {
+                self.before = self.after.clone();
+                self.work = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Opens the volume, and sees that it is as it was before what was being done or as it is afterwards; of data that were
+    /// being written, some may be there.
+    fn compare(&self, image: &Path, what: &str) {
+        let report = check(&mut Device::open(image).unwrap()).unwrap();
+        assert_eq!(report.damages(), 0, "{what}, {:?}: {:?}", self.work, report.findings);
+        let found = Model::read(&mut Volume::open(image).unwrap()).unwrap();
+        if found == self.before || found == self.after {
+            return;
+        }
+        let (Some(Work::Write(path, ..)), mut rest) = (&self.work, found.clone()) else {
+            panic!("{what}: {:?} is half done", self.work)
+        };
+        let file = |model: &Model| match model.0.get(path) {
+            Some(Node::File(bytes)) => bytes.clone(),
+            _ => panic!("{what}: {path} is gone"),
+        };
+        let (found, before, after) = (file(&found), file(&self.before), file(&self.after));
+        assert!(found.len() == before.len() || found.len() == after.len(), "{what}: {path}");
+        for (at, byte) in found.iter().enumerate() {
+            assert!(before.get(at) == Some(byte) || after.get(at) == Some(byte), "{what}: {path}, byte {at}");
+        }
+        rest.0.insert(path.clone(), self.before.0[path].clone());
+        assert!(rest == self.before, "{what}: {:?} changed something else", self.work);
+    }
+}
+
+#[test]
+fn every_prefix_of_the_writes_is_a_state_before_or_after() {
+    let (image, _one) = common::copy("fresh-10g");
+    let (crashed, _other) = common::copy("fresh-10g");
+    let (all, events) = record(&image, 7, 2_000, false);
+    let mut device = Device::open_writable(&crashed, Choice::Auto).unwrap();
+    let mut expected = Expected::default();
+    let mut prefixes = 0;
+    for event in &events {
+        expected.see(event, &all);
+        if let Event::Write(at, bytes) = event {
+            device.write_parts([Source { at: *at, from: bytes }]).unwrap();
+            prefixes += 1;
+            expected.compare(&crashed, &format!("after {prefixes} writes"));
+        }
+    }
+    assert!(prefixes > 2_000, "{prefixes}");
+}
+
+#[test]
+fn whatever_a_cache_lost_what_was_acknowledged_is_there() {
+    let (image, _one) = common::copy("fresh-10g");
+    let (crashed, _other) = common::copy("fresh-10g");
+    let (all, events) = record(&image, 8, 300, true);
+    let mut random = fastrand::Rng::with_seed(9);
+    let mut device = Device::open_writable(&crashed, Choice::Auto).unwrap();
+    let mut expected = Expected::default();
+    let mut cached: Vec<(Bda, Vec<u8>)> = Vec::new();
+    let mut states = 0;
+    for event in &events {
+        expected.see(event, &all);
+        match event {
+            Event::Write(at, bytes) => cached.push((*at, bytes.clone())),
+            Event::Flush | Event::Done => {
+                // Before the flush, any of what was written since the last one may be there.
+                for _ in 0..2 {
+                    let mut undo = Vec::new();
+                    let mut some: Vec<_> = cached.iter().filter(|_| random.bool()).collect();
+                    random.shuffle(&mut some);
+                    for (at, bytes) in some {
+                        let mut old = vec![0; bytes.len()];
+                        device.read(*at, &mut old).unwrap();
+                        undo.push((*at, old));
+                        device.write_parts([Source { at: *at, from: bytes }]).unwrap();
+                    }
+                    expected.compare(&crashed, &format!("state {states}"));
+                    states += 1;
+                    for (at, old) in undo.iter().rev() {
+                        device.write_parts([Source { at: *at, from: old }]).unwrap();
+                    }
+                }
+                if matches!(event, Event::Flush) {
+                    for (at, bytes) in cached.drain(..) {
+                        device.write_parts([Source { at, from: &bytes }]).unwrap();
+                    }
+                }
+            }
+            Event::Began(_) => {}
+        }
+    }
+    assert!(states > 1_000, "{states}");
+}
