@@ -13,7 +13,7 @@ pub mod error;
 pub mod extents;
 pub mod file_id;
 pub mod image;
-mod lock;
+pub mod lock;
 pub mod loopdev;
 pub mod mark;
 mod mounts;

@@ -20,7 +20,7 @@ const WAIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// [`Refused`](crate::ErrorKind::Refused) when another program does not let go of it.
-pub(crate) fn exclusive(path: &Path) -> Result<Option<Flock<File>>> {
+pub fn exclusive(path: &Path) -> Result<Option<Flock<File>>> {
     let what = || format!("cannot lock {}", path.display());
     let start = Instant::now();
     loop {

@@ -20,6 +20,7 @@
 
 mod op;
 mod probe;
+mod run;
 mod threads;
 mod uring;
 

@@ -21,6 +21,9 @@ const QUEUE_DEPTH: u32 = 16;
 /// Bytes that the file system is asked to make zeroes by itself at once, so that it can be interrupted.
 const ZERO_REQUEST: ByteSize = ByteSize::mib(256);
 
+/// What is being done, where it is interrupted.
+const WHAT: &str = "writing zeroes";
+
 /// How zeroes came to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -100,8 +103,8 @@ fn zero_by_device(
         (Op::Fallocate { file: 0, mode: Reserve::WriteZeroes, offset, len }, len)
     });
     let Some(first) = requests.next() else { return Ok(false) };
-    match carry_out(engine, std::iter::once(first), progress, cancel) {
-        Ok(()) => carry_out(engine, requests, progress, cancel).map(|()| true),
+    match engine.run(WHAT, std::iter::once(first), progress, cancel) {
+        Ok(()) => engine.run(WHAT, requests, progress, cancel).map(|()| true),
         Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
         // Kernel, file system or device cannot. If something worse is amiss, the writes will tell.
         Err(_) => Ok(false),
@@ -114,31 +117,5 @@ fn write(engine: &mut Engine, ranges: &[ByteRange], progress: &mut dyn Progress,
         let len = u32::try_from(piece.len.bytes()).unwrap_or(u32::MAX);
         (Op::Write { file: 0, offset: piece.start.bytes(), span: Span::whole(0, len) }, piece.len.bytes())
     });
-    carry_out(engine, writes, progress, cancel)
-}
-
-/// Keeps the engine's queue full of operations, each given with how many bytes it is good for, until all are done or one failed.
-fn carry_out(
-    engine: &mut Engine,
-    mut ops: impl Iterator<Item = (Op, u64)>,
-    progress: &mut dyn Progress,
-    cancel: &Cancel,
-) -> Result<()> {
-    let mut done = Vec::new();
-    let mut more = true;
-    while more || engine.in_flight() > 0 {
-        cancel.check("writing zeroes")?;
-        while more && engine.room() > 0 {
-            match ops.next() {
-                Some((op, bytes)) => engine.submit(bytes, op)?,
-                None => more = false,
-            }
-        }
-        engine.complete(1, None, &mut done)?;
-        for completion in done.drain(..) {
-            completion.result?;
-            progress.advance(completion.tag);
-        }
-    }
-    Ok(())
+    engine.run(WHAT, writes, progress, cancel)
 }
