@@ -6,6 +6,7 @@
 //!
 //! - [`mod@format`]: the bytes and nothing else;
 //! - [`volume`]: a volume open for reading, while somebody may be writing it; and open for [writing](volume::writer);
+//! - [`mod@mkfs`] makes a volume, [`mod@growfs`] grows it;
 //! - [`mod@check`]: what is wrong with a volume; [`diff`]: how two differ; [`copy`]: out of one, to the host.
 //!
 //! ```no_run
@@ -19,7 +20,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! There is no making or growing a volume here, no repair and no daemon.
+//! There is no repair and no daemon here.
 //!
 //! The facts come from PolarFS for PolarDB, release `pfsd4pg-release-1.2.42-20220419`: its source, and volumes that its own
 //! tools made, of which the tests carry some.
@@ -28,4 +29,6 @@ pub mod check;
 pub mod copy;
 pub mod diff;
 pub mod format;
+pub mod growfs;
+pub mod mkfs;
 pub mod volume;

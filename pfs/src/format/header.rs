@@ -21,6 +21,9 @@ const CHECKSUM_AT: usize = 112;
 pub struct Version(u8);
 
 impl Version {
+    /// The first; and what the headers of all chunks but the first say.
+    pub const OLDEST: Self = Self(0);
+
     /// The newest that is known here: holes in blocks (since 1), names of 64 bytes and more (since 2).
     pub const NEWEST: Self = Self(2);
 

@@ -21,6 +21,7 @@ mod fields;
 mod header;
 mod journal;
 mod leader;
+mod lease;
 mod number;
 mod object;
 
@@ -30,6 +31,7 @@ pub use fields::{Field, Value, entry_fields, header_fields, object_fields};
 pub use header::{ChunkHeader, Version, has_magic};
 pub use journal::{ENTRY_SIZE, EntryBytes, EntrySubject, JournalEntry, entry_subject};
 pub use leader::{LEADER_SIZE, LeaderBytes, LeaderRecord, LogPosition};
+pub use lease::{LEASES, LEASES_AT, Label, LeaseRecord, LeaseState, ProcessId};
 pub use number::{
     Bda, BlktagNo, BlockIndex, BlockNo, ChunkId, DirentryNo, InodeNo, Kind, LogOffset, Lsn, Number, Slot, Txid,
 };

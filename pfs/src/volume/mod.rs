@@ -9,7 +9,9 @@
 
 mod data;
 mod device;
+mod hostlock;
 mod journal;
+mod lease;
 pub(crate) mod load;
 mod metadata;
 mod name;
@@ -25,7 +27,9 @@ use crate::format::LeaderRecord;
 pub(crate) use data::twice;
 pub use data::{FileMap, MappedBlock, Segment};
 pub use device::{Device, Part, Source, Witness};
+pub use hostlock::{HostLock, Region};
 pub use journal::Journal;
+pub use lease::{Holder, Lease, LeaseOptions};
 pub use load::Load;
 pub(crate) use metadata::damage;
 pub use metadata::{ListedBlock, Metadata};

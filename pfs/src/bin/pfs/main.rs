@@ -1,4 +1,4 @@
-//! `pfs`: looks into a PolarFS volume on an image file or a device.
+//! `pfs`: makes, grows and looks into a PolarFS volume on an image file or a device.
 
 mod check;
 mod completions;
@@ -7,9 +7,11 @@ mod diff;
 mod du;
 mod dumpfs;
 mod dumple;
+mod growfs;
 mod info;
 mod ls;
 mod map;
+mod mkfs;
 mod original;
 mod read;
 mod session;
@@ -26,13 +28,14 @@ use clap::{Parser, Subcommand};
 
 use session::{Failure, Session};
 
-/// Look into a PolarFS volume: list, read, copy out, check.
+/// Make, grow and look into a PolarFS volume: list, read, copy out, check.
 ///
 /// A volume is named as a file or device, and a path in it after a colon: `VirtualDisk.img:/dir`, `/dev/loop1:/dir`. After
 /// `-C disk` it is named as the original `pfs` names it: `/nvme1n1/dir` is `/dir` on `/dev/nvme1n1`, and options, output
 /// and exit codes are the original's.
 ///
-/// The volume is opened for reading only, while others may write it; nothing is locked, nothing is logged.
+/// But for `mkfs` and `growfs` a volume is opened for reading only, while others may write it; nothing is locked. Nothing is
+/// logged.
 ///
 /// Exit codes: 0 done, 1 failed, 2 bad input, 3 refused (it would overwrite or harm something), 4 not enough space,
 /// 5 verification failed (the volume is damaged, or two differ), 6 not permitted or not supported here, 130 interrupted.
@@ -53,6 +56,8 @@ struct Cli {
 // One module per command: its arguments, and `run`.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Mkfs(mkfs::Args),
+    Growfs(growfs::Args),
     Info(info::Args),
     Ls(ls::Args),
     Tree(tree::Args),
@@ -86,6 +91,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> (&'static str, Result<(), Failure>) {
     let session = Session::new(&cli.original, cli.output);
     match &cli.command {
+        Command::Mkfs(args) => ("mkfs", mkfs::run(args, &session)),
+        Command::Growfs(args) => ("growfs", growfs::run(args, &session)),
         Command::Info(args) => ("info", info::run(args, &session)),
         Command::Ls(args) => ("ls", ls::run(args, &session)),
         Command::Tree(args) => ("tree", tree::run(args, &session)),

@@ -97,7 +97,7 @@ fn wanted(mut args: impl Iterator<Item = impl AsRef<OsStr>>) -> bool {
 /// Ends as the original ends after a failure. What went wrong is on standard error; it keeps that in a log.
 pub(crate) fn end(command: &str, failure: &Failure) -> ExitCode {
     let (error, code) = match failure {
-        Failure::Naming { error, errno } => (error, *errno as i32),
+        Failure::Exit { error, errno } => (error, *errno as i32),
         // It leaves the process with EIO over a chunk header, and lets every other failure to mount be -1.
         Failure::Mount(error) => (error, if speaks_of_header(error) { Errno::EIO as i32 } else { -1 }),
         Failure::Command { error, code, own } => {

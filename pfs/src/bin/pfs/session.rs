@@ -18,8 +18,8 @@ const DISK_NAME_MAX: usize = 64;
 /// Why a command failed. The original ends differently depending on how far it came.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// What should name a volume does not.
-    Naming {
+    /// The original leaves at once with an errno: what should name a volume does not, or the disk is not free.
+    Exit {
         /// What is wrong.
         error: Error,
         /// What the original exits with.
@@ -46,7 +46,7 @@ impl Failure {
 
     pub(crate) fn into_error(self) -> Error {
         match self {
-            Self::Naming { error, .. } | Self::Mount(error) | Self::Command { error, .. } => error,
+            Self::Exit { error, .. } | Self::Mount(error) | Self::Command { error, .. } => error,
         }
     }
 }
@@ -94,7 +94,7 @@ impl<'a> Session<'a> {
                 let error = Error::invalid(format!("{} names no path in a volume", given.display())).with_hint(
                     "name the file or device, a colon and the path: VirtualDisk.img:/dir; or put `-C disk` first",
                 );
-                return Err(Failure::Naming { error, errno: Errno::EINVAL });
+                return Err(Failure::Exit { error, errno: Errno::EINVAL });
             };
             let volume = PathBuf::from(OsString::from_vec(text[..at].to_vec()));
             return Ok(Place { volume, path: VolumePath::new(&text[at + 1..]) });
@@ -104,7 +104,7 @@ impl<'a> Session<'a> {
         let Some((inner, end)) = split else {
             let error = Error::invalid(format!("{} names no path on a disk", given.display()))
                 .with_hint("after the disk's name comes a slash: /nvme1n1/ is its root directory");
-            return Err(Failure::Naming { error, errno: Errno::EINVAL });
+            return Err(Failure::Exit { error, errno: Errno::EINVAL });
         };
         let volume = self.disk(&inner[..end])?;
         Ok(Place { volume, path: VolumePath::new(&inner[end..]) })
@@ -121,11 +121,27 @@ impl<'a> Session<'a> {
         self.disk(given.as_bytes())
     }
 
+    /// The disk that an argument names, to make or grow a volume on. The original finds fault with all of it in one way.
+    pub(crate) fn disk_to_write(&self, given: &OsStr) -> Result<PathBuf, Failure> {
+        let bad = |error| Failure::Exit { error, errno: Errno::EINVAL };
+        self.original.known_cluster().map_err(bad)?;
+        self.volume(given).map_err(|failure| bad(failure.into_error()))
+    }
+
+    /// The failure of a command that the original ends with a line of its own, before that of every command.
+    pub(crate) fn failed(&self, command: &str, error: Error, errno: Errno) -> Failure {
+        if self.original.asked_for() {
+            // Nobody is left to tell when standard output itself is gone.
+            let _ = ui::print(&format!("pfs {command} failed!\n"));
+        }
+        Failure::own(error, -(errno as i32))
+    }
+
     /// The device of a disk, as the original finds it.
     fn disk(&self, name: &[u8]) -> Result<PathBuf, Failure> {
         if name.len() >= DISK_NAME_MAX {
             let error = Error::invalid(format!("{} is too long for a disk's name", String::from_utf8_lossy(name)));
-            return Err(Failure::Naming { error, errno: Errno::ENAMETOOLONG });
+            return Err(Failure::Exit { error, errno: Errno::ENAMETOOLONG });
         }
         // Names have no slash: mapper_x is /dev/mapper/x.
         let mut name = name.to_vec();
