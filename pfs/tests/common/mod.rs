@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 pub mod image;
+pub mod large;
 pub mod model;
 pub mod script;
 

@@ -177,6 +177,23 @@ impl Model {
     }
 }
 
+/// How two differ, for a person to read.
+#[must_use]
+pub fn difference(found: &Model, expected: &Model) -> String {
+    let names = |model: &Model| model.0.keys().cloned().collect::<Vec<_>>();
+    if names(found) != names(expected) {
+        return format!("{:?} instead of {:?}", names(found), names(expected));
+    }
+    let other = found.0.iter().zip(&expected.0).find(|(found, expected)| found != expected);
+    match other {
+        Some(((path, Node::File(found)), (_, Node::File(expected)))) => {
+            let at = found.iter().zip(expected).position(|(found, expected)| found != expected);
+            format!("{path}: {} bytes instead of {}, first other byte at {at:?}", found.len(), expected.len())
+        }
+        other => format!("{other:?}"),
+    }
+}
+
 /// Does it to a volume.
 pub fn perform(writer: &Writer, content: &mut Content<'_>, work: &Work) -> blockdev::Result<()> {
     let path = |path: &String| VolumePath::new(path.as_bytes());

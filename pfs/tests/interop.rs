@@ -1,0 +1,155 @@
+//! The original and this, taking turns on one volume. `ONEDISK_PFS_ORIGINAL` names the directory where the original is, with
+//! `bin/pfs`; `ONEDISK_PFS_ROUNDS` how often they take turns.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod common;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use blockdev::loopdev::{self, Attachment};
+use common::model::{self, Model, Node, Work, Worker};
+use pfs::check::check;
+use pfs::volume::writer::{Options, Writer};
+use pfs::volume::{Device, Volume};
+
+/// Where the original is, if it is here.
+fn original() -> Option<PathBuf> {
+    let directory = PathBuf::from(std::env::var_os("ONEDISK_PFS_ORIGINAL")?);
+    Some(directory.join("bin/pfs")).filter(|program| program.exists())
+}
+
+/// How often the two take turns.
+fn rounds() -> usize {
+    std::env::var("ONEDISK_PFS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
+}
+
+macro_rules! needs_original {
+    () => {{
+        tests::needs_root!();
+        let Some(program) = original() else {
+            tests::skip("interop", "needs the original PolarFS: ONEDISK_PFS_ORIGINAL=DIR, with DIR/bin/pfs");
+            return;
+        };
+        program
+    }};
+}
+
+/// The original, on the device that a volume is attached to.
+struct Original {
+    program: PathBuf,
+    attachment: Attachment,
+}
+
+impl Original {
+    fn disk(&self) -> String {
+        self.attachment.device().path.file_name().unwrap().to_str().unwrap().to_owned()
+    }
+
+    fn run(&self, command: &[&str], path: &str, input: &[u8]) -> Vec<u8> {
+        let mut child = Command::new(&self.program)
+            .args(["-C", "disk", "-E", "0"])
+            .args(command)
+            .args(path.split('\0').map(|path| format!("/{}/{path}", self.disk())))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{command:?} {path}: {}: {said}", output.status);
+        output.stdout
+    }
+
+    /// Does it, if the original has a command for it.
+    fn perform(&self, model: &mut Model, work: &Work) -> bool {
+        let mut after = model.clone();
+        if after.apply(work).is_err() {
+            return false;
+        }
+        let number = |number: u64| number.to_string();
+        match work {
+            Work::Create(path) => self.run(&["touch"], path, b""),
+            Work::Mkdir(path) => self.run(&["mkdir"], path, b""),
+            Work::Unlink(path) => self.run(&["rm"], path, b""),
+            Work::Rmdir(path) => self.run(&["rmdir"], path, b""),
+            Work::Rename(from, to) => self.run(&["rename"], &format!("{from}\0{to}"), b""),
+            Work::Write(path, at, bytes) => self.write(path, *at, bytes),
+            Work::Append(path, bytes) => {
+                let Some(Node::File(file)) = model.0.get(path) else { return false };
+                self.write(path, file.len() as u64, bytes)
+            }
+            Work::Truncate(path, size) => self.run(&["truncate", "-l", &number(*size)], path, b""),
+            Work::Allocate(path, at, len, false) => {
+                self.run(&["fallocate", "-o", &number(*at), "-l", &number(*len)], path, b"")
+            }
+            Work::Allocate(..) => return false,
+            Work::Empty => {
+                let output =
+                    Command::new(&self.program).args(["-C", "disk", "flushlog", &self.disk()]).output().unwrap();
+                assert!(output.status.success());
+                output.stdout
+            }
+        };
+        *model = after;
+        true
+    }
+
+    fn write(&self, path: &str, at: u64, bytes: &[u8]) -> Vec<u8> {
+        self.run(&["write", "-o", &at.to_string(), "-l", &bytes.len().to_string()], path, bytes)
+    }
+
+    /// Sees that the original finds in the volume what should be there.
+    fn compare(&self, model: &Model) {
+        let tree = self.run(&["tree"], "", b"");
+        let last = String::from_utf8_lossy(&tree).lines().last().unwrap().to_owned();
+        let files = model.0.values().filter(|node| **node != Node::Directory).count();
+        // The file system's own two are files, too.
+        assert_eq!(last, format!("{} directories, {} files", model.0.len() - files, files + 2));
+        for (path, node) in &model.0 {
+            let Node::File(bytes) = node else { continue };
+            let found = if bytes.is_empty() { Vec::new() } else { self.run(&["read"], path, b"") };
+            assert!(found == *bytes, "{path}: {} bytes, {} expected", found.len(), bytes.len());
+        }
+    }
+}
+
+#[test]
+fn the_original_and_this_take_turns() {
+    let program = needs_original!();
+    for seed in 100..103 {
+        let (image, _directory) = common::copy("fresh-10g");
+        let attachment = loopdev::attach(&image, &loopdev::Options::default()).unwrap();
+        let device = attachment.device().path.clone();
+        let original = Original { program: program.clone(), attachment };
+        let (mut model, mut worker) = (Model::default(), Worker::new(seed, 5 << 20));
+        let (mut ours, mut theirs) = (0, 0);
+        for round in 0..rounds() {
+            let writer = Writer::open(&device, Options { keep_orphans: round % 2 == 0, ..Options::default() }).unwrap();
+            let mut content = writer.content().unwrap();
+            for _ in 0..100 {
+                let work = worker.next(&model);
+                let expected = model.apply(&work);
+                let found = model::perform(&writer, &mut content, &work);
+                assert_eq!(found.map_err(|error| error.errno().unwrap()), expected, "seed {seed}: {work:?}");
+                ours += 1;
+            }
+            drop(content);
+            writer.close().unwrap();
+            original.compare(&model);
+            for _ in 0..60 {
+                let work = worker.next(&model);
+                theirs += usize::from(original.perform(&mut model, &work));
+            }
+            let report = check(&mut Device::open(&device).unwrap()).unwrap();
+            assert_eq!(report.findings, [], "seed {seed}, round {round}");
+            let found = Model::read(&mut Volume::open(&device).unwrap()).unwrap();
+            assert!(found == model, "seed {seed}, round {round}: {}", common::model::difference(&found, &model));
+        }
+        assert!(theirs * 3 > ours, "seed {seed}: the original did {theirs}, {ours} were done here");
+        original.attachment.detach().unwrap();
+    }
+}
