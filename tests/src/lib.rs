@@ -64,6 +64,19 @@ macro_rules! needs_root {
     };
 }
 
+/// The names in a directory, sorted.
+///
+/// # Panics
+/// When it cannot be read, or a name is not UTF-8.
+#[must_use]
+pub fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a test's directory can be read");
+    let name = |entry: std::fs::DirEntry| entry.file_name().into_string().expect("tests name their files in UTF-8");
+    let mut names: Vec<String> = entries.map(|entry| name(entry.expect("a test's directory can be read"))).collect();
+    names.sort();
+    names
+}
+
 /// A file system that is mounted for a test. Needs root.
 #[derive(Debug)]
 pub struct Mounted(PathBuf);

@@ -23,10 +23,7 @@ impl Scratch {
     }
 
     fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.0.path()).unwrap();
-        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+        tests::names_in(self.0.path())
     }
 
     /// `vdisk COMMAND disk ARGUMENTS`, run in this directory.
