@@ -12,7 +12,7 @@ use blockdev::stamp::{self, Stamp};
 use blockdev::ui::{Progress, Silent};
 use blockdev::{ByteOffset, ByteSize, Cancel, ErrorKind, Result, extents, loopdev, mark};
 use proptest::prelude::*;
-use tests::Mounted;
+use tests::{Mounted, names_in};
 
 const SIZE: ByteSize = ByteSize::mib(9);
 
@@ -33,13 +33,6 @@ impl Scratch {
     }
 }
 
-fn names_in(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
 fn create(path: &Path, options: &CreateOptions) -> Result<Created> {
     image::create(path, options, &mut Silent, &Cancel::new())
 }
@@ -57,17 +50,20 @@ fn a_created_image_is_whole_written_zero_and_marked() {
         let path = scratch.path("disk");
         let options = CreateOptions { engine: choice, ..CreateOptions::new(SIZE) };
         let created = create(&path, &options).unwrap();
-        assert_eq!((created.engine, created.size), (Some(kind), SIZE));
-        assert_eq!(created.extents, extents::summarize_path(&path).unwrap());
-        assert!(created.cost.elapsed_s > 0.0 && created.price.is_none());
+        assert_eq!((created.allocation.engine, created.size), (Some(kind), SIZE));
+        assert_eq!(created.allocation.extents, extents::summarize_path(&path).unwrap());
+        assert!(created.allocation.cost.elapsed_s > 0.0 && created.allocation.price.is_none());
         assert_eq!(fs::metadata(&path).unwrap().len(), SIZE.bytes());
         assert!(mark::is_set(&path));
         let verified = verify(&path, ZERO).unwrap();
         verified.verdict().unwrap();
         assert_eq!(verified.zero.unwrap().blocks_not_zero, 0);
         assert_eq!(scratch.names(), ["disk"]);
-        if created.extents.gap().is_none() {
-            assert!(created.extents.is_all_written() && created.missing.is_empty(), "{created:?}");
+        if created.allocation.extents.gap().is_none() {
+            assert!(
+                created.allocation.extents.is_all_written() && created.allocation.missing.is_empty(),
+                "{created:?}"
+            );
         }
     }
 }
@@ -78,11 +74,14 @@ fn reserved_and_sparse_are_for_comparison_and_say_what_they_cost() {
     for (prealloc, price) in [(Prealloc::Reserved, "converts an extent"), (Prealloc::Sparse, "no space is set aside")] {
         let path = scratch.path(&prealloc.to_string());
         let created = create(&path, &CreateOptions { prealloc, ..CreateOptions::new(SIZE) }).unwrap();
-        assert_eq!((created.method, created.engine), (None, None));
-        assert!(created.price.unwrap().contains(price));
-        if created.extents.gap().is_none() {
-            let expected =
-                if prealloc == Prealloc::Reserved { created.extents.unwritten } else { created.extents.hole };
+        assert_eq!((created.allocation.method, created.allocation.engine), (None, None));
+        assert!(created.allocation.price.unwrap().contains(price));
+        if created.allocation.extents.gap().is_none() {
+            let expected = if prealloc == Prealloc::Reserved {
+                created.allocation.extents.unwritten
+            } else {
+                created.allocation.extents.hole
+            };
             assert_eq!(expected, SIZE);
             let error = verify(&path, Checks::default()).unwrap().verdict().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::VerifyFailed);
@@ -206,7 +205,7 @@ fn leftovers_of_killed_runs_go_and_the_person_is_told() {
     fs::write(&leftover, "half").unwrap();
     let created = create(&scratch.path("disk"), &CreateOptions::new(SIZE)).unwrap();
     let notice = format!("removed {}, which a run that was killed had left", leftover.display());
-    assert!(created.notices.contains(&notice), "{:?}", created.notices);
+    assert!(created.allocation.notices.contains(&notice), "{:?}", created.allocation.notices);
     assert_eq!(scratch.names(), ["disk"]);
 }
 
@@ -263,7 +262,7 @@ fn a_file_system_that_runs_full_halfway_leaves_nothing() {
 
     fs::remove_file(disk.path().join("hog")).unwrap();
     let created = create(&path, &CreateOptions::new(ByteSize::mib(100))).unwrap();
-    assert!(created.extents.is_all_written() && created.missing.is_empty(), "{created:?}");
+    assert!(created.allocation.extents.is_all_written() && created.allocation.missing.is_empty(), "{created:?}");
 }
 
 #[test]
@@ -298,16 +297,16 @@ fn where_a_guarantee_cannot_be_given_the_image_says_so() {
     for (disk, has_direct, has_free_space) in [(&tmpfs, true, true), (&overlay, true, true), (&ramfs, false, false)] {
         let path = disk.path().join("disk");
         let created = create(&path, &CreateOptions::new(SIZE)).unwrap();
-        assert!(has(&created.missing, "the file system has no FIEMAP"), "{created:?}");
-        assert_eq!(has(&created.missing, "no direct I/O"), !has_direct, "{created:?}");
-        assert_eq!(has(&created.missing, "does not tell how much space"), !has_free_space, "{created:?}");
+        assert!(has(&created.allocation.missing, "the file system has no FIEMAP"), "{created:?}");
+        assert_eq!(has(&created.allocation.missing, "no direct I/O"), !has_direct, "{created:?}");
+        assert_eq!(has(&created.allocation.missing, "does not tell how much space"), !has_free_space, "{created:?}");
         let expected = if has_direct { Method::DirectWrites } else { Method::CachedWrites };
-        assert_eq!(created.method, Some(expected));
+        assert_eq!(created.allocation.method, Some(expected));
         let verified = verify(&path, ZERO).unwrap();
         verified.verdict().unwrap();
         assert!(has(&verified.missing, "no FIEMAP"));
         let grown = grow(&path, SIZE + SIZE).unwrap();
-        assert_eq!((grown.size, grown.extents.size()), (SIZE + SIZE, SIZE));
+        assert_eq!((grown.size, grown.allocation.extents.size()), (SIZE + SIZE, SIZE));
         verify(&path, ZERO).unwrap().verdict().unwrap();
         fs::remove_file(path).unwrap();
     }
@@ -437,12 +436,12 @@ fn an_image_grows_where_it_is_and_its_device_sees_it() {
     device.sync_all().unwrap();
     let larger = ByteSize::mib(20);
     let grown = grow(&path, larger).unwrap();
-    assert_eq!((grown.size_before, grown.size, grown.extents.size()), (SIZE, larger, larger - SIZE));
+    assert_eq!((grown.size_before, grown.size, grown.allocation.extents.size()), (SIZE, larger, larger - SIZE));
     assert_eq!(grown.devices.len(), 1);
     assert_eq!((&grown.devices[0].path, grown.devices[0].size), (&attached.device().path, larger));
     let file = File::open(&path).unwrap();
     assert_eq!(image::unfinished_grow(&file).unwrap(), None);
-    if grown.extents.gap().is_none() {
+    if grown.allocation.extents.gap().is_none() {
         assert!(extents::summarize(&file, &path).unwrap().is_all_written());
     }
     let zero = verify(&path, ZERO).unwrap().zero.unwrap();
@@ -450,7 +449,7 @@ fn an_image_grows_where_it_is_and_its_device_sees_it() {
 
     // Once more is no harm, and lets a device see a size that it missed.
     let again = grow(&path, larger).unwrap();
-    assert_eq!((again.size_before, again.size, again.method), (larger, larger, None));
+    assert_eq!((again.size_before, again.size, again.allocation.method), (larger, larger, None));
     let error = grow(&path, SIZE).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert_eq!(error.to_string(), format!("{} cannot shrink to 9 MiB: it has 20 MiB", path.display()));
@@ -528,12 +527,12 @@ fn a_killed_grow_is_recognised_and_finished_without_harm_to_what_is_there() {
 
     let grown = grow(&path, larger + SIZE).unwrap();
     assert_eq!((grown.size_before, grown.size), (SIZE, larger + SIZE));
-    assert_eq!(grown.notices[0], "finished what an earlier run had begun, when the image had 9 MiB");
+    assert_eq!(grown.allocation.notices[0], "finished what an earlier run had begun, when the image had 9 MiB");
     let verified = verify(&path, ZERO).unwrap();
     assert_eq!(verified.zero.unwrap().first_offsets, [ByteOffset::new(place)]);
     assert_eq!(verified.unfinished_grow_from, None);
-    if grown.extents.gap().is_none() {
-        assert!(grown.extents.is_all_written());
+    if grown.allocation.extents.gap().is_none() {
+        assert!(grown.allocation.extents.is_all_written());
     }
 }
 
@@ -581,6 +580,6 @@ proptest! {
         expected.resize(size.to_usize().unwrap(), 0);
         prop_assert!(fs::read(&path).unwrap() == expected);
         prop_assert_eq!(grown.size_before.bytes(), old as u64);
-        prop_assert!(grown.extents.gap().is_some() || grown.extents.is_all_written());
+        prop_assert!(grown.allocation.extents.gap().is_some() || grown.allocation.extents.is_all_written());
     }
 }

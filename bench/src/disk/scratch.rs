@@ -46,8 +46,8 @@ impl Scratch {
         }
         let directory = Directory::make(parent)?;
         let image = directory.0.join("image");
-        let created = image::create(&image, &CreateOptions::new(size), progress, cancel)?;
-        for missing in created.missing.into_iter().chain(created.notices) {
+        let allocation = image::create(&image, &CreateOptions::new(size), progress, cancel)?.allocation;
+        for missing in allocation.missing.into_iter().chain(allocation.notices) {
             findings.push(Finding::new(Severity::Note, "image", missing));
         }
         fill(&image, progress, cancel)?;

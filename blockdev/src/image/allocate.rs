@@ -1,20 +1,54 @@
 //! Giving a file its space: reserved, and then written.
 
+use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use super::Prealloc;
+use serde::Serialize;
+
 use super::access::Access;
-use super::fill::{Filled, fill};
+use super::fill::{Filled, Method, fill};
+use super::{Cost, Prealloc};
 use crate::cancel::Cancel;
-use crate::engine::Choice;
+use crate::engine::{Choice, Kind};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::extents::{Extents, State, Summary};
 use crate::ui::Progress;
 use crate::units::{ByteOffset, ByteRange};
+
+/// How an image, or the new part of one, got its space.
+#[derive(Debug, Clone, Serialize)]
+pub struct Allocation {
+    /// How its space was set aside.
+    pub prealloc: Prealloc,
+    /// How zeroes came to the disk, if they did.
+    pub method: Option<Method>,
+    /// Which engine wrote, if one did.
+    pub engine: Option<Kind>,
+    /// What it took, until it was durable.
+    pub cost: Cost,
+    /// What the file system says of it.
+    pub extents: Summary,
+    /// What it costs later, if anything.
+    pub price: Option<&'static str>,
+    /// What could not be promised here.
+    pub missing: Vec<String>,
+    /// What a person should know about how it was done.
+    pub notices: Vec<String>,
+}
+
+impl fmt::Display for Allocation {
+    /// How it was set aside and, if it was written, what that took.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.method.zip(self.engine) {
+            Some((method, engine)) => write!(f, "{} {}, {}, {engine}", self.prealloc, self.cost, method.in_words()),
+            None => self.prealloc.fmt(f),
+        }
+    }
+}
 
 /// Makes `file` end with `range`, whose space is set aside as `prealloc` says. Durable once the file is synced.
 ///

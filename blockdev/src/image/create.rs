@@ -8,14 +8,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::access::Access;
-use super::allocate::{allocate, prove};
-use super::fill::Method;
+use super::allocate::{Allocation, allocate, prove};
 use super::partial::{self, Partial};
-use super::{Cost, Meter, Prealloc, check_size, space};
+use super::{Meter, Prealloc, check_size, space};
 use crate::cancel::Cancel;
-use crate::engine::{Choice, Kind};
+use crate::engine::Choice;
 use crate::error::{Context, Error, Result};
-use crate::extents::{self, Summary};
+use crate::extents;
 use crate::ui::{self, Progress, path_as_text};
 use crate::units::{ByteRange, ByteSize};
 use crate::{lock, loopdev, mark};
@@ -49,22 +48,9 @@ pub struct Created {
     pub path: PathBuf,
     /// How large.
     pub size: ByteSize,
-    /// How its space was set aside.
-    pub prealloc: Prealloc,
-    /// How zeroes came to the disk, if they did.
-    pub method: Option<Method>,
-    /// Which engine wrote, if one did.
-    pub engine: Option<Kind>,
-    /// What it took, until it was durable.
-    pub cost: Cost,
-    /// What the file system says of it.
-    pub extents: Summary,
-    /// What it costs later, if anything.
-    pub price: Option<&'static str>,
-    /// What could not be promised here.
-    pub missing: Vec<String>,
-    /// What a person should know about how it was made.
-    pub notices: Vec<String>,
+    /// How it got its space.
+    #[serde(flatten)]
+    pub allocation: Allocation,
 }
 
 /// Makes an image at `path`: under another name first, and renamed only when it is whole, durable and proven.
@@ -119,9 +105,9 @@ pub fn create(path: &Path, options: &CreateOptions, progress: &mut dyn Progress,
         missing.extend(file.gap().map(str::to_owned));
         notices.extend(filled.notices);
     }
-    let price = options.prealloc.cost();
-    let (size, prealloc) = (options.size, options.prealloc);
-    Ok(Created { path: path.to_owned(), size, prealloc, method, engine, cost, extents, price, missing, notices })
+    let (prealloc, price) = (options.prealloc, options.prealloc.cost());
+    let allocation = Allocation { prealloc, method, engine, cost, extents, price, missing, notices };
+    Ok(Created { path: path.to_owned(), size: options.size, allocation })
 }
 
 /// Where the image is to be in the end: links are followed, so that what is replaced is the file and not the link.

@@ -16,13 +16,12 @@ use nix::errno::Errno;
 use serde::Serialize;
 
 use super::access::Access;
-use super::allocate::{allocate, prove};
-use super::fill::Method;
-use super::{Cost, Meter, Prealloc, check_size, space};
+use super::allocate::{Allocation, allocate, prove};
+use super::{Meter, Prealloc, check_size, space};
 use crate::cancel::Cancel;
-use crate::engine::{Choice, Kind};
+use crate::engine::Choice;
 use crate::error::{Context, Error, Result};
-use crate::extents::{self, Summary};
+use crate::extents;
 use crate::lock;
 use crate::loopdev::{self, LoopDevice};
 use crate::ui::{Progress, path_as_text};
@@ -51,24 +50,11 @@ pub struct Grown {
     pub size_before: ByteSize,
     /// How large it is.
     pub size: ByteSize,
-    /// How the new space was set aside.
-    pub prealloc: Prealloc,
-    /// How zeroes came to the disk, if they did.
-    pub method: Option<Method>,
-    /// Which engine wrote, if one did.
-    pub engine: Option<Kind>,
-    /// What it took, until it was durable.
-    pub cost: Cost,
-    /// What the file system says of the new space.
-    pub extents: Summary,
     /// The loop devices on it, with the size they have now.
     pub devices: Vec<LoopDevice>,
-    /// What the new space costs later, if anything.
-    pub price: Option<&'static str>,
-    /// What could not be promised here.
-    pub missing: Vec<String>,
-    /// What a person should know about how it was done.
-    pub notices: Vec<String>,
+    /// How the new part got its space.
+    #[serde(flatten)]
+    pub allocation: Allocation,
 }
 
 /// Makes the image at `path` larger.
@@ -135,20 +121,17 @@ pub fn grow(path: &Path, options: &GrowOptions, progress: &mut dyn Progress, can
         growing.finish()?;
     }
     let devices = devices.iter().map(LoopDevice::refresh_size).collect::<Result<Vec<_>>>()?;
-    Ok(Grown {
-        path: path.to_owned(),
-        size_before,
-        size: options.size,
+    let allocation = Allocation {
         prealloc: options.prealloc,
         method,
         engine,
         cost: meter.cost(range.len),
         extents: extents::summarize_range(&file, path, range)?,
-        devices,
         price: options.prealloc.cost(),
         missing,
         notices,
-    })
+    };
+    Ok(Grown { path: path.to_owned(), size_before, size: options.size, devices, allocation })
 }
 
 fn open(path: &Path) -> Result<File> {

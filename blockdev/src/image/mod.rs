@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::units::ByteSize;
 
+pub use allocate::Allocation;
 pub use create::{CreateOptions, Created, create};
 pub use fill::Method;
 pub use grow::{GrowOptions, Grown, grow, unfinished_grow};

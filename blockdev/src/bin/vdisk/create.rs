@@ -35,17 +35,14 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
     let cancel = Cancel::on_signals()?;
     let options = CreateOptions { size: args.size, prealloc: args.prealloc, force: args.force, engine: args.engine };
     let created = image::create(&args.file, &options, &mut ui::ProgressBar::new(), &cancel)?;
-    created.notices.iter().for_each(|notice| ui::notice(notice));
+    created.allocation.notices.iter().for_each(|notice| ui::notice(notice));
     ui::print_result(output, &created, text)
 }
 
 fn text(created: &Created) -> String {
-    let Created { path, size, prealloc, cost, extents, .. } = created;
-    let how = match created.method.zip(created.engine) {
-        Some((method, engine)) => format!("{prealloc} {cost}, {}, {engine}", method.in_words()),
-        None => prealloc.to_string(),
-    };
-    let mut lines = vec![format!("{}: {size}, {how}", path.display()), format!("  extents: {extents}")];
-    lines.extend(super::report::reservations(created.price, &created.missing));
+    let Created { path, size, allocation } = created;
+    let mut lines = vec![format!("{}: {size}, {allocation}", path.display())];
+    lines.push(format!("  extents: {}", allocation.extents));
+    lines.extend(super::report::reservations(allocation.price, &allocation.missing));
     lines.join("\n") + "\n"
 }

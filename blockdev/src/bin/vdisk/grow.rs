@@ -32,23 +32,20 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
     let cancel = Cancel::on_signals()?;
     let options = GrowOptions { size: args.size, prealloc: args.prealloc, engine: args.engine };
     let grown = image::grow(&args.file, &options, &mut ui::ProgressBar::new(), &cancel)?;
-    grown.notices.iter().for_each(|notice| ui::notice(notice));
+    grown.allocation.notices.iter().for_each(|notice| ui::notice(notice));
     ui::print_result(output, &grown, text)
 }
 
 fn text(grown: &Grown) -> String {
-    let Grown { path, size_before, size, prealloc, cost, extents, .. } = grown;
+    let Grown { path, size_before, size, devices, allocation } = grown;
     let path = path.display();
     let mut lines = if size_before == size {
         vec![format!("{path}: {size}, as before")]
     } else {
-        let how = match grown.method.zip(grown.engine) {
-            Some((method, engine)) => format!("{prealloc} {cost}, {}, {engine}", method.in_words()),
-            None => prealloc.to_string(),
-        };
-        vec![format!("{path}: {size_before} grown to {size}, {how}"), format!("  new extents: {extents}")]
+        let new = format!("  new extents: {}", allocation.extents);
+        vec![format!("{path}: {size_before} grown to {size}, {allocation}"), new]
     };
-    lines.extend(grown.devices.iter().map(|device| format!("  {}: {}", device.path.display(), device.size)));
-    lines.extend(super::report::reservations(grown.price, &grown.missing));
+    lines.extend(devices.iter().map(|device| format!("  {}: {}", device.path.display(), device.size)));
+    lines.extend(super::report::reservations(allocation.price, &allocation.missing));
     lines.join("\n") + "\n"
 }
