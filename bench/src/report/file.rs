@@ -1,14 +1,16 @@
 //! Runs and reports as files: what is read is checked, what is written replaces only its own kind.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use blockdev::{ByteSize, Context, Error, ErrorKind, Result};
 use serde::Deserialize;
 use tempfile::TempPath;
 
+use super::html::PAGE_BEGINNING;
 use super::model::{PlotKind, Run, SCHEMA_VERSION, Schema, Tool};
 
 /// Longer files are no runs: one of an hour with every sweep there is comes to a hundredth of this.
@@ -94,9 +96,7 @@ impl Run {
     /// As [`to_json`](Self::to_json), and when something else is there, or it cannot be written.
     pub fn save(&self, path: &Path, force: bool) -> Result<()> {
         let json = self.to_json()?;
-        // `schema` is the first field of every run, and written first.
-        let is_run = |beginning: &[u8]| String::from_utf8_lossy(beginning).contains(&format!("\"{}/", Schema::NAME));
-        replace(path, json.as_bytes(), "a run", is_run, force)
+        FileKind::Run.write(path, json.as_bytes(), force)
     }
 
     /// Whether all that its parts name exists. Readers rely on it.
@@ -165,45 +165,90 @@ fn damaged(name: &str, why: &str) -> Error {
     Error::new(ErrorKind::VerifyFailed, format!("{name} is damaged: {why}"))
 }
 
-/// Makes `bytes` the content of the file `path`, whole or not at all. A file that is already there is replaced when its
-/// beginning is that of `kind`, or with `force`; anything but a regular file never is.
-///
-/// # Errors
-/// When something else is there, or it cannot be written.
-pub(super) fn replace(
-    path: &Path,
-    bytes: &[u8],
-    kind: &str,
-    is_kind: impl FnOnce(&[u8]) -> bool,
-    force: bool,
-) -> Result<()> {
-    let name = path.display();
-    match fs::metadata(path) {
-        Ok(there) if !there.is_file() => {
-            return Err(Error::refused(format!("cannot write {kind} to {name}: it is not a regular file")));
-        }
-        Ok(_) if !force => {
-            let mut beginning = Vec::new();
-            File::open(path)
-                .and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning))
-                .context(|| format!("cannot see what {name} is before replacing it"))?;
-            if !beginning.is_empty() && !is_kind(&beginning) {
-                return Err(Error::refused(format!("{name} exists and is not {kind}"))
-                    .with_hint("choose another name, or replace it with --force"));
-            }
-        }
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::io(format!("cannot write {name}"), error)),
+/// What bench writes to files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A run, as JSON.
+    Run,
+    /// A run, as a page.
+    Page,
+}
+
+impl FileKind {
+    /// Finds out whether such a file could be written to `path`, and leaves everything as it is: before an hour of
+    /// measuring, not after. A file that is already there can be replaced when it begins as one of this kind, or with
+    /// `force`; anything but a regular file never can.
+    ///
+    /// # Errors
+    /// When something else is there, or nothing can be written there.
+    pub fn check(self, path: &Path, force: bool) -> Result<()> {
+        self.begin(path, force).map(drop)
     }
-    // Where `path` is a link, it is the file behind it that is replaced.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let unfinished = target.with_added_extension(format!("{}.tmp", std::process::id()));
-    let mut file = File::create_new(&unfinished).context(|| format!("cannot write {name}"))?;
-    // Removes it unless it gets its name.
-    let unfinished = TempPath::try_from_path(unfinished).context(|| format!("cannot write {name}"))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| unfinished.persist(&target).map_err(|error| error.error))
-        .context(|| format!("cannot write {name}"))
+
+    /// Makes `bytes` the content of the file `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub(super) fn write(self, path: &Path, bytes: &[u8], force: bool) -> Result<()> {
+        let mut unfinished = self.begin(path, force)?;
+        unfinished
+            .file
+            .write_all(bytes)
+            .and_then(|()| unfinished.file.sync_all())
+            .and_then(|()| unfinished.path.persist(&unfinished.target).map_err(|error| error.error))
+            .context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn begin(self, path: &Path, force: bool) -> Result<Unfinished> {
+        let name = path.display();
+        match fs::metadata(path) {
+            Ok(there) if !there.is_file() => {
+                return Err(Error::refused(format!("cannot write {self} to {name}: it is not a regular file")));
+            }
+            Ok(_) if !force => {
+                let mut beginning = Vec::new();
+                File::open(path)
+                    .and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning))
+                    .context(|| format!("cannot see what {name} is before replacing it"))?;
+                if !beginning.is_empty() && !self.begins(&beginning) {
+                    return Err(Error::refused(format!("{name} exists and is not {self}"))
+                        .with_hint("choose another name, or replace it with --force"));
+                }
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(format!("cannot write {name}"), error)),
+        }
+        // Where `path` is a link, it is the file behind it that is replaced.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let unfinished = target.with_added_extension(format!("{}.tmp", std::process::id()));
+        let file = File::create_new(&unfinished).context(|| format!("cannot write {name}"))?;
+        let path = TempPath::try_from_path(unfinished).context(|| format!("cannot write {name}"))?;
+        Ok(Unfinished { file, path, target })
+    }
+
+    /// Whether a file that begins with `beginning` is of this kind.
+    fn begins(self, beginning: &[u8]) -> bool {
+        match self {
+            // `schema` is the first field of every run, and written first.
+            Self::Run => String::from_utf8_lossy(beginning).contains(&format!("\"{}/", Schema::NAME)),
+            Self::Page => beginning.starts_with(PAGE_BEGINNING.as_bytes()),
+        }
+    }
+}
+
+impl fmt::Display for FileKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Run => "a run",
+            Self::Page => "a report of bench",
+        })
+    }
+}
+
+/// A file that has not got its name yet; it goes unless it does.
+struct Unfinished {
+    file: File,
+    path: TempPath,
+    target: PathBuf,
 }

@@ -17,6 +17,7 @@ mod table;
 pub mod vocabulary;
 
 pub use compare::{CellChange, Comparison, Difference, MeasureChange, Side, Verdict};
+pub use file::FileKind;
 pub use histogram::{Histogram, PERCENTILES};
 pub use model::{
     Better, Cell, Cpu, Environment, Figure, Finding, Highlight, Latency, Measure, Parameter, Plot, PlotKind, Reference,

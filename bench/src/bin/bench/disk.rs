@@ -10,6 +10,10 @@ use bench::report::Run;
 use blockdev::engine::Choice;
 use blockdev::{ByteSize, Cancel, Error, ErrorKind, Result, ui};
 
+use crate::keep::Keep;
+use crate::shown::Shown;
+use crate::time::duration;
+
 /// Measure a disk: a file, an image or a block device.
 ///
 /// Without a target it makes an image of its own, attaches it to a loop device where it may, measures both, and removes
@@ -103,17 +107,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// Save the run as JSON, for `bench report` and `bench compare`.
-    #[arg(long, value_name = "RUN.json")]
-    save: Option<PathBuf>,
-
-    /// Write a self-contained page.
-    #[arg(long, value_name = "FILE.html")]
-    report: Option<PathBuf>,
-
-    /// Replace the files of --save and --report also when they are something else.
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    keep: Keep,
 
     /// Write to the target whatever it holds. All of it may be lost.
     #[arg(long)]
@@ -133,35 +128,6 @@ pub(crate) struct Args {
 enum Rival {
     /// fio with io_uring, registered buffers and files.
     Fio,
-}
-
-/// A time as people write it; a bare number is seconds.
-pub(crate) fn duration(text: &str) -> Result<Duration> {
-    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.map_or_else(
-        || {
-            humantime::parse_duration(text).map_err(|source| {
-                Error::invalid(format!("{text:?} is no time, such as 10s or 500ms")).with_source(source)
-            })
-        },
-        Ok,
-    )
-}
-
-/// Shows on a terminal how far it is.
-#[derive(Debug, Default)]
-pub(crate) struct Shown(Option<ui::Countdown>);
-
-impl Progress for Shown {
-    fn cell(&mut self, number: usize, of: usize, name: &str, left: Duration) {
-        self.0.get_or_insert_with(|| ui::Countdown::new(left)).step(number, of, name, left);
-    }
-
-    fn elapsed(&mut self, elapsed: Duration) {
-        if let Some(countdown) = &mut self.0 {
-            countdown.elapsed(elapsed);
-        }
-    }
 }
 
 impl Args {
@@ -235,6 +201,7 @@ fn only<T: Clone>(option: &str, values: &[T], default: T) -> Result<T> {
 }
 
 pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
+    args.keep.check()?;
     let cancel = Cancel::on_signals()?;
     let began = Instant::now();
     // Dropped last: the image goes when nothing measures it any more.
@@ -256,12 +223,7 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
     run.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     run.end(began.elapsed(), !cancel.is_cancelled());
     ui::print_result(output, &run, Run::to_text)?;
-    if let Some(path) = &args.save {
-        run.save(path, args.force)?;
-    }
-    if let Some(path) = &args.report {
-        run.save_html(path, args.force)?;
-    }
+    args.keep.write(&run)?;
     cancel.check("bench disk")?;
     verdict
 }
@@ -281,7 +243,7 @@ fn measure(args: &Args, targets: &[Target], scratch: Option<&Scratch>, cancel: &
     let verdict = if failed == 0 {
         Ok(())
     } else {
-        Err(Error::new(ErrorKind::Io, format!("{failed} of {} cells had I/O errors", run.cells.len())))
+        Err(Error::new(ErrorKind::Io, format!("{failed} of {} cells failed", run.cells.len())))
     };
     Ok((run, verdict))
 }

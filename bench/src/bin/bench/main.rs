@@ -3,7 +3,10 @@
 mod compare;
 mod completions;
 mod disk;
+mod keep;
 mod report;
+mod shown;
+mod time;
 mod tune;
 
 use std::process::ExitCode;

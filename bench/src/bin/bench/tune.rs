@@ -7,7 +7,9 @@ use bench::report::Run;
 use bench::tune::{self, Budget, Factor, Options};
 use blockdev::{ByteSize, Cancel, Result, ui};
 
-use crate::disk::{Shown, duration};
+use crate::keep::Keep;
+use crate::shown::Shown;
+use crate::time::duration;
 
 /// Find the best setup of a disk for a shared-disk database on this machine.
 ///
@@ -42,20 +44,12 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Save the run as JSON, for `bench report` and `bench compare`.
-    #[arg(long, value_name = "RUN.json")]
-    save: Option<PathBuf>,
-
-    /// Write a self-contained page.
-    #[arg(long, value_name = "FILE.html")]
-    report: Option<PathBuf>,
-
-    /// Replace the files of --save and --report also when they are something else.
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    keep: Keep,
 }
 
 pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
+    args.keep.check()?;
     let cancel = Cancel::on_signals()?;
     let options = Options {
         dir: args.dir.clone(),
@@ -65,11 +59,6 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
     };
     let run = tune::tune(&options, &mut Shown::default(), &cancel)?;
     ui::print_result(output, &run, Run::to_text)?;
-    if let Some(path) = &args.save {
-        run.save(path, args.force)?;
-    }
-    if let Some(path) = &args.report {
-        run.save_html(path, args.force)?;
-    }
+    args.keep.write(&run)?;
     cancel.check("bench tune")
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use blockdev::Result;
 
-use super::file::replace;
+use super::file::FileKind;
 use super::format;
 use super::histogram::{Histogram, PERCENTILES};
 use super::model::{Cell, Finding, Latency, Run, Schema, Severity, Unit};
@@ -19,7 +19,7 @@ use chart::Chart;
 use markup::Markup;
 
 /// How a page begins; what begins otherwise is not ours to replace.
-const BEGINNING: &str = "<!doctype html>\n<!-- onedisk.bench.report -->\n";
+pub(super) const PAGE_BEGINNING: &str = "<!doctype html>\n<!-- onedisk.bench.report -->\n";
 
 /// Should a text from outside ever come out as markup, browsers still load and run nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
@@ -29,7 +29,7 @@ impl Run {
     #[must_use]
     pub fn to_html(&self) -> String {
         let mut m = Markup::default();
-        m.constant(BEGINNING);
+        m.constant(PAGE_BEGINNING);
         m.element("html", &[("lang", &"en")], |m| {
             head(m, self);
             m.element("body", &[], |m| {
@@ -46,8 +46,7 @@ impl Run {
     /// # Errors
     /// When something else is there, or it cannot be written.
     pub fn save_html(&self, path: &Path, force: bool) -> Result<()> {
-        let is_ours = |beginning: &[u8]| beginning.starts_with(BEGINNING.as_bytes());
-        replace(path, self.to_html().as_bytes(), "a report of bench", is_ours, force)
+        FileKind::Page.write(path, self.to_html().as_bytes(), force)
     }
 }
 
