@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -105,6 +105,24 @@ fn reads_of_holes_are_not_reported_as_reads_of_a_disk() {
 }
 
 #[test]
+fn a_loop_device_through_the_page_cache_is_not_reported_as_a_disk() {
+    tests::needs_root!();
+    let dir = scratch();
+    let image = written(dir.path(), "image");
+    let out = tests::program("vdisk").args(["attach", "--buffered"]).arg(&image).output().unwrap();
+    let device = std::str::from_utf8(&out.stdout).unwrap().trim_end().to_owned();
+    let run = run(dir.path(), &[&[&device, "--rw", "randread", "--output", "json"][..], &SHORT].concat());
+    let detached = tests::program("vdisk").arg("detach").arg(&image).output().unwrap();
+    assert!(run.status.success() && detached.status.success(), "{} {}", stderr(&run), stderr(&detached));
+    let run = Run::parse(&run.stdout, "out").unwrap();
+    let why = run.cells[0].not_disk.as_ref().unwrap();
+    assert_eq!(
+        *why,
+        format!("{device} reads and writes its file through the page cache, which answers instead of the disk")
+    );
+}
+
+#[test]
 fn bad_input_is_refused_before_anything_is_touched() {
     let dir = scratch();
     let disk = written(dir.path(), "disk");
@@ -141,9 +159,7 @@ fn bad_input_is_refused_before_anything_is_touched() {
         assert!(out.stdout.is_empty(), "{arguments:?}");
     }
     assert!(fs::read(disk).unwrap().iter().all(|byte| *byte == 0));
-    let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    left.sort();
-    assert_eq!(left, ["disk", "empty"]);
+    assert_eq!(tests::names_in(dir.path()), ["disk", "empty"]);
 }
 
 #[test]
@@ -199,6 +215,52 @@ fn fio_runs_the_same_load_and_a_missing_one_is_said() {
     assert_eq!(run.cells.len(), 2);
     assert!(run.cells[0].figures["iops_ratio"].value > 0.0);
     assert!(run.findings.iter().any(|finding| finding.id == "against-fio"));
+}
+
+#[test]
+fn one_comparison_that_fails_leaves_the_others() {
+    let dir = scratch();
+    written(dir.path(), "disk");
+    let Ok(path) = Command::new("sh").args(["-c", "command -v fio"]).output() else { panic!("there is a shell") };
+    let real = std::str::from_utf8(&path.stdout).unwrap().trim_end();
+    if real.is_empty() {
+        return tests::skip("one_comparison_that_fails_leaves_the_others", "fio is not installed");
+    }
+    let fio = dir.path().join("fio");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *--bs=8192*) echo the disk is tired >&2; exit 1;; esac\nexec {real} \"$@\"\n"
+    );
+    fs::write(&fio, script).unwrap();
+    fs::set_permissions(&fio, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let arguments = ["disk", "--rw", "randread", "--bs", "4k,8k", "--against", "fio", "--output", "json"];
+    let out = bench_disk(dir.path()).args(arguments).args(SHORT).env("PATH", path).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", stderr(&out));
+    assert!(stderr(&out).contains("1 of 4 cells failed"), "{}", stderr(&out));
+    let run = Run::parse(&out.stdout, "out").unwrap();
+    let ratios: Vec<bool> = run.cells.iter().map(|cell| cell.figures.contains_key("iops_ratio")).collect();
+    assert_eq!(ratios, [true, false, false, false]);
+    assert!(run.cells[2].figures["iops"].value > 0.0, "ours is there all the same");
+    let finding = run.findings.iter().find(|finding| finding.id == "rival-failed").unwrap();
+    assert!(finding.text.contains("not compared: fio failed on ") && finding.text.contains("the disk is tired"));
+}
+
+#[test]
+fn what_could_not_be_kept_is_said_before_anything_is_written() {
+    let dir = scratch();
+    let disk = written(dir.path(), "disk");
+    fs::write(dir.path().join("thesis.html"), "my thesis").unwrap();
+    for (option, file, code, why) in [
+        ("--save", "nowhere/run.json", 1, "cannot write nowhere/run.json"),
+        ("--save", ".", 3, "cannot write a run to .: it is not a regular file"),
+        ("--report", "thesis.html", 3, "thesis.html exists and is not a report of bench"),
+    ] {
+        let out = run(dir.path(), &[&["disk", "--rw", "randwrite", option, file][..], &SHORT].concat());
+        assert_eq!(out.status.code(), Some(code), "{}", stderr(&out));
+        assert!(stderr(&out).contains(why) && out.stdout.is_empty(), "{}", stderr(&out));
+    }
+    assert!(fs::read(disk).unwrap().iter().all(|byte| *byte == 0));
+    assert_eq!(tests::names_in(dir.path()), ["disk", "thesis.html"]);
 }
 
 /// Waits until something of ours is in `directory` that a killed run would leave.

@@ -95,8 +95,12 @@ pub fn measure(
             let target = &targets[spec.target];
             outcome.run(round, spec, target, progress, cancel)?;
             if fio.is_some() && !cancel.is_cancelled() {
-                let measured = fio::run(&spec.work, target.path(), target.is_direct(), cancel)?;
-                outcome.rival.add(round, spec, &measured);
+                match fio::run(&spec.work, target.path(), target.is_direct(), cancel) {
+                    Ok(measured) => outcome.rival.add(round, spec, &measured),
+                    // One cell less to compare; what is measured already is not lost for it.
+                    Err(error) if error.kind() == ErrorKind::Io => outcome.rival.fail(with_cause(&error)),
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
@@ -188,6 +192,9 @@ fn findings(specs: &[Spec], targets: &[Target], outcomes: &[Outcome]) -> Vec<Fin
     for (spec, outcome) in specs.iter().zip(outcomes) {
         if let Some(error) = &outcome.rounds.error {
             say(Finding::new(Severity::Error, "io-error", format!("{}: {error}", spec.name)));
+        }
+        if let Some(error) = &outcome.rival.error {
+            say(Finding::new(Severity::Error, "rival-failed", format!("{}: not compared: {error}", spec.name)));
         }
         if let Some(why) = &outcome.not_disk {
             say(Finding::new(Severity::Warning, "not-disk", format!("Some numbers are not those of a disk: {why}."))

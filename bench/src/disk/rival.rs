@@ -6,8 +6,12 @@ use crate::report::{Cell, Figure, Finding, Measure, Severity, stats};
 /// What of ours is held against the rival's, and what the ratio of it is called.
 const COMPARED: [(&Measure, &Measure); 2] = [(&v::IOPS, &v::IOPS_RATIO), (&v::CPU_PER_OP, &v::CPU_RATIO)];
 
-/// Puts into `ours` how it compares with `theirs`: ratios of medians, and the ratio of each round.
+/// Puts into `ours` how it compares with `theirs`: ratios of medians, and the ratio of each round. Where a round of either
+/// failed, nothing tells which of the others belong together: such cells are not compared.
 pub(super) fn compare(ours: &mut Cell, theirs: &Cell) {
+    if ours.errors + theirs.errors > 0 {
+        return;
+    }
     for (measure, ratio) in COMPARED {
         let of = |cell: &Cell| cell.figures.get(&*measure.name).cloned();
         let (Some(our), Some(their)) = (of(ours), of(theirs)) else { continue };
@@ -72,6 +76,14 @@ mod tests {
             "Against fio-3.33 under the same load, in the median of 3 cells: IOPS 1.10 times (worst 0.80: b); \
              CPU per I/O 0.80 times (worst 1.25: a)."
         );
+    }
+
+    #[test]
+    fn a_cell_in_which_a_round_failed_is_not_compared() {
+        let mut ours = cell("a", vec![100.0, 110.0], vec![5.0, 5.0]);
+        let theirs = Cell { errors: 1, ..cell("a", vec![100.0], vec![5.0]) };
+        compare(&mut ours, &theirs);
+        assert!(!ours.figures.contains_key("iops_ratio"));
     }
 
     #[test]
