@@ -94,7 +94,7 @@ fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Re
     take(run, job.scan(cancel)?);
     let random = |target: &Path, what| {
         ui::notice(&format!("Random I/O on the {what}: bench and fio take turns at 24 loads"));
-        random::table(programs, target, what, cli.rounds, &cli.runtime, cancel)
+        random::Job { programs, target, what, rounds: cli.rounds, runtime: &cli.runtime }.table(cancel)
     };
     take_run(run, random(&image, "image")?);
     match random::Attached::new(programs, &image, cancel) {
@@ -122,7 +122,7 @@ fn take(run: &mut Run, (cells, findings): (Vec<Cell>, Vec<Finding>)) {
 
 /// Takes over what `bench disk` measured.
 fn take_run(run: &mut Run, from: Run) {
-    let Run { cells, parameters, measures, .. } = from;
+    let Run { cells, findings, parameters, measures, .. } = from;
     for parameter in parameters {
         if !run.parameters.contains(&parameter) {
             run.parameters.push(parameter);
@@ -133,7 +133,7 @@ fn take_run(run: &mut Run, from: Run) {
             run.measures.push(measure);
         }
     }
-    run.cells.extend(cells);
+    take(run, (cells, findings));
 }
 
 /// What `vdisk info` knows of the image.
