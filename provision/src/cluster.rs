@@ -11,6 +11,7 @@ use crate::engine::postgres::{Postgres, SUPERUSER};
 use crate::engine::{Engine, Loss};
 use crate::plan::{Observer, Plan};
 use crate::runtime::Runtime;
+use crate::runtime::docker::{Docker, Endpoint};
 use crate::runtime::local::Local;
 use crate::state::{ClusterDirectory, Lock, Record, StateDirectory};
 use crate::topology::{Name, Node, Role, Topology};
@@ -41,11 +42,10 @@ impl Cluster {
     /// # Errors
     /// When nothing can run as it says.
     pub fn new(directory: ClusterDirectory, record: Record, cancel: &Cancel) -> Result<Self> {
+        let engine = engine_of(&record.config);
         let runtime: Box<dyn Runtime> = match record.config.runtime {
             RuntimeKind::Local => Box::new(Local::new(&directory, &record, cancel)?),
-        };
-        let engine: Box<dyn Engine> = match record.config.engine {
-            EngineKind::Postgres => Box::new(Postgres::new(record.config.bin_directory.clone())),
+            RuntimeKind::Docker => Box::new(Docker::new(&directory, &record, &*engine, cancel)),
         };
         Ok(Self { directory, record, runtime, engine, cancel: cancel.clone() })
     }
@@ -106,8 +106,10 @@ impl Cluster {
     /// When the database's programs are not there.
     pub fn plan(&self, loss: Loss) -> Result<Plan<'_>> {
         let mut plan = Plan::new();
+        self.runtime.shared_steps(&self.record.topology).into_iter().for_each(|step| plan.push(step));
         for node in self.record.topology.nodes() {
-            self.runtime.node_steps(node).into_iter().for_each(|step| plan.push(step));
+            let devices = Box::new(move || self.engine.devices(self, node));
+            self.runtime.node_steps(node, devices).into_iter().for_each(|step| plan.push(step));
         }
         self.engine.steps(self, loss)?.into_iter().for_each(|step| plan.push(step));
         Ok(plan)
@@ -155,7 +157,11 @@ impl Cluster {
             self.stop(&nodes)?;
         }
         nodes.iter().try_for_each(|node| self.runtime.remove_node(node, purge))?;
-        if purge { self.directory.remove(lock) } else { Ok(()) }
+        if purge {
+            self.runtime.remove_shared(&self.record.topology)?;
+            self.directory.remove(lock)?;
+        }
+        Ok(())
     }
 
     /// Adds a replica, and makes it.
@@ -230,7 +236,7 @@ pub struct Connection {
     /// Where the password is, unless everybody is trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
-    /// Where the node's log is.
+    /// Where the node's log is, as the node sees it.
     pub log: PathBuf,
 }
 
@@ -255,13 +261,29 @@ fn missing(state: &StateDirectory, name: &Name) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no cluster called {name}")).with_hint(hint)
 }
 
-/// Fills in what a new cluster keeps from its first `up` on, whatever is installed on this machine later.
-pub(crate) fn pin(config: &mut Config) -> Result<()> {
-    if config.bin_directory.is_none() {
-        // Where there is none yet, `findings` says so.
-        config.bin_directory =
-            crate::engine::postgres::Installation::find(None).ok().map(|installation| installation.bin);
+fn engine_of(config: &Config) -> Box<dyn Engine> {
+    match config.engine {
+        EngineKind::Postgres => Box::new(Postgres::new(config.bin_directory.clone())),
     }
-    config.user = Some(crate::runtime::local::Account::find(config.user.as_deref())?.name);
+}
+
+/// Fills in what a new cluster keeps from its first `up` on, whatever is installed or set on this machine later.
+pub(crate) fn pin(config: &mut Config) -> Result<()> {
+    match config.runtime {
+        RuntimeKind::Local => {
+            if config.bin_directory.is_none() {
+                // Where there is none yet, `findings` says so.
+                config.bin_directory =
+                    crate::engine::postgres::Installation::find(None).ok().map(|installation| installation.bin);
+            }
+            config.user = Some(crate::runtime::local::Account::find(config.user.as_deref())?.name);
+        }
+        RuntimeKind::Docker => {
+            config.docker = Some(Endpoint::find(config.docker.as_deref())?.to_string());
+            if config.image.is_none() {
+                config.image = Some(engine_of(config).image().to_owned());
+            }
+        }
+    }
     Ok(())
 }

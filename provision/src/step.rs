@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
 
-use blockdev::{Error, ErrorKind, Result};
+use blockdev::{Context, Error, ErrorKind, Result};
 use serde::Serialize;
 
 /// How many lines of its log a failed step shows.
@@ -15,6 +15,46 @@ const LOG_TAIL_BYTES: u64 = 64 * 1024;
 
 type Check<'a> = Box<dyn Fn() -> Result<bool> + 'a>;
 type Act<'a> = Box<dyn Fn() -> Result<()> + 'a>;
+
+/// What something prints while a step acts, read when the step fails.
+pub trait Log {
+    /// Where it is, for a person.
+    fn place(&self) -> String;
+
+    /// How many bytes it has; nothing if there is none yet.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn length(&self) -> Result<Option<u64>>;
+
+    /// What it holds from byte `start` on.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read(&self, start: u64) -> Result<Vec<u8>>;
+}
+
+/// A file of this machine.
+impl Log for PathBuf {
+    fn place(&self) -> String {
+        self.display().to_string()
+    }
+
+    fn length(&self) -> Result<Option<u64>> {
+        match std::fs::metadata(self) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            metadata => Ok(Some(metadata.context(|| format!("cannot look at the log {}", self.display()))?.len())),
+        }
+    }
+
+    fn read(&self, start: u64) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(self)
+            .and_then(|mut file| file.seek(SeekFrom::Start(start)).and_then(|_| file.read_to_end(&mut bytes)))
+            .context(|| format!("cannot read the log {}", self.display()))?;
+        Ok(bytes)
+    }
+}
 
 /// Check, act, verify.
 ///
@@ -26,7 +66,7 @@ pub struct Step<'a> {
     check: Check<'a>,
     act: Act<'a>,
     verify: Option<Act<'a>>,
-    log: Option<PathBuf>,
+    log: Option<Box<dyn Log + 'a>>,
     explain: fn(&str) -> Option<&'static str>,
 }
 
@@ -80,8 +120,8 @@ impl<'a> Step<'a> {
 
     /// Where what it runs writes its log, and what is likely to have gone wrong when the log ends like that.
     #[must_use]
-    pub fn log(mut self, path: impl Into<PathBuf>, explain: fn(&str) -> Option<&'static str>) -> Self {
-        self.log = Some(path.into());
+    pub fn log(mut self, log: impl Log + 'a, explain: fn(&str) -> Option<&'static str>) -> Self {
+        self.log = Some(Box::new(log));
         self.explain = explain;
         self
     }
@@ -103,14 +143,14 @@ impl<'a> Step<'a> {
     /// # Errors
     /// What failed, the last lines of the log written meanwhile, the likely cause and how to go on.
     pub fn run(&self) -> Result<Outcome> {
-        let log_start = self.log.as_deref().map_or(0, length);
-        self.check_act_verify().map_err(|error| self.failed(error, log_start))
-    }
-
-    fn check_act_verify(&self) -> Result<Outcome> {
-        if (self.check)()? {
+        if (self.check)().map_err(|error| self.failed(error, None))? {
             return Ok(Outcome::Found);
         }
+        let log_start = self.log.as_ref().map(|log| length(&**log));
+        self.act_and_verify().map_err(|error| self.failed(error, log_start))
+    }
+
+    fn act_and_verify(&self) -> Result<Outcome> {
         (self.act)()?;
         match &self.verify {
             Some(verify) => verify()?,
@@ -122,19 +162,17 @@ impl<'a> Step<'a> {
         Ok(Outcome::Done)
     }
 
-    fn failed(&self, error: Error, log_start: u64) -> Error {
+    fn failed(&self, error: Error, log_start: Option<u64>) -> Error {
         let kind = error.kind();
         if kind == ErrorKind::Interrupted {
             return error.with_hint("`provision up` goes on from here, `provision down` takes it away");
         }
         let mut message = format!("cannot {}", self.title);
-        let tail = self.log.as_deref().map(|log| tail(log, log_start, LOG_LINES)).unwrap_or_default();
-        if let Some(log) = &self.log
-            && !tail.is_empty()
-        {
-            message += &format!("\n  the last lines of {}:", log.display());
-            for line in &tail {
-                message += &format!("\n    {line}");
+        let mut tail = Vec::new();
+        if let (Some(log), Some(start)) = (&self.log, log_start) {
+            tail = self::tail(&**log, start, LOG_LINES);
+            if !tail.is_empty() {
+                message += &format!("\n  the last lines of {}:\n    {}", log.place(), tail.join("\n    "));
             }
         }
         let cause = (self.explain)(&tail.join("\n")).map(|cause| format!("likely cause: {cause}"));
@@ -145,19 +183,14 @@ impl<'a> Step<'a> {
     }
 }
 
-fn length(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+fn length(log: &dyn Log) -> u64 {
+    log.length().ok().flatten().unwrap_or(0)
 }
 
-/// The last `lines` lines that were written to the file at `path` after its first `start` bytes; none if it cannot be read.
+/// The last `lines` lines that were written to `log` after its first `start` bytes; none if it cannot be read.
 #[must_use]
-pub fn tail(path: &Path, start: u64, lines: usize) -> Vec<String> {
-    let Ok(mut file) = File::open(path) else { return Vec::new() };
-    let start = start.max(length(path).saturating_sub(LOG_TAIL_BYTES));
-    let mut bytes = Vec::new();
-    if file.seek(SeekFrom::Start(start)).and_then(|_| file.read_to_end(&mut bytes)).is_err() {
-        return Vec::new();
-    }
+pub fn tail(log: &dyn Log, start: u64, lines: usize) -> Vec<String> {
+    let bytes = log.read(start.max(length(log).saturating_sub(LOG_TAIL_BYTES))).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect()
@@ -211,7 +244,7 @@ mod tests {
                 Err(Error::new(ErrorKind::Io, "`it` ended with exit status 1"))
             },
         )
-        .log(&log, |text| match text {
+        .log(log.clone(), |text| match text {
             text if text.contains("port in use") => Some("the port is taken"),
             text if text.contains("disk full") => Some("the disk is full"),
             _ => None,

@@ -5,12 +5,13 @@
 //! result is a [`Config`] that still knows where every value came from.
 
 mod layers;
+mod size;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use blockdev::{Context, Error, ErrorKind, Result};
+use blockdev::{ByteSize, Context, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::topology::{Name, NodeSpec};
@@ -29,6 +30,8 @@ pub const FILE_NAME: &str = "cluster.toml";
 pub enum RuntimeKind {
     /// As processes of this machine.
     Local,
+    /// In Docker containers, one for each node.
+    Docker,
 }
 
 /// What runs on the nodes.
@@ -96,6 +99,32 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bin_directory: Option<PathBuf>,
 
+    /// The container image of the nodes; by default one that holds the database. With `docker`.
+    #[arg(long, env = "PROVISION_IMAGE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+
+    /// Where Docker is: unix://PATH, tcp://HOST:PORT, ssh://USER@HOST, or the name of a Docker context; by default what
+    /// DOCKER_HOST, DOCKER_CONTEXT and Docker's own configuration say. With `docker`.
+    #[arg(long, value_name = "ENDPOINT", env = "PROVISION_DOCKER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub docker: Option<String>,
+
+    /// How large /dev/shm of a node is. With `docker`.
+    #[arg(long, value_name = "SIZE", env = "PROVISION_SHM_SIZE")]
+    #[serde(with = "size", skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<ByteSize>,
+
+    /// How much memory a node may use; by default all there is. With `docker`.
+    #[arg(long, value_name = "SIZE", env = "PROVISION_MEMORY")]
+    #[serde(with = "size", skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+
+    /// How many CPUs a node may use, such as 1.5; by default all there are. With `docker`.
+    #[arg(long, value_name = "N", env = "PROVISION_CPUS", value_parser = cpus)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+
     /// Whom the database runs as when root starts it; by default postgres, or nobody where there is no such user.
     #[arg(long, value_name = "NAME", env = "PROVISION_USER")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,6 +145,12 @@ pub struct Settings {
     #[arg(skip)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<BTreeMap<String, String>>,
+}
+
+fn cpus(text: &str) -> Result<f64> {
+    text.parse().ok().filter(|cpus| (0.01..=1e6).contains(cpus)).ok_or_else(|| {
+        Error::invalid(format!("{text:?} is no number of CPUs")).with_hint("write a number such as 2 or 0.5")
+    })
 }
 
 fn parameter(text: &str) -> Result<(String, String)> {
@@ -199,6 +234,21 @@ pub struct Config {
     /// Where the database's programs are, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bin_directory: Option<PathBuf>,
+    /// The container image of the nodes, where one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Where Docker is, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<String>,
+    /// How large /dev/shm of a container is.
+    #[serde(default, with = "size", skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<ByteSize>,
+    /// How much memory a container may use, where that is limited.
+    #[serde(default, with = "size", skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// How many CPUs a container may use, where that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
     /// Whom the database runs as, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -223,6 +273,11 @@ impl Config {
                 ("port", format!("{:?}", config.port)),
                 ("directory", format!("{:?}", config.directory)),
                 ("bin_directory", format!("{:?}", config.bin_directory)),
+                ("image", format!("{:?}", config.image)),
+                ("docker", format!("{:?}", config.docker)),
+                ("shm_size", format!("{:?}", config.shm_size)),
+                ("memory", format!("{:?}", config.memory)),
+                ("cpus", format!("{:?}", config.cpus)),
                 ("user", format!("{:?}", config.user)),
                 ("trust", config.trust.to_string()),
             ]
@@ -249,6 +304,7 @@ impl fmt::Display for RuntimeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Local => "local",
+            Self::Docker => "docker",
         })
     }
 }
@@ -286,6 +342,11 @@ mod tests {
             storage = "directory"
             directory = "/d"
             bin_directory = "/b"
+            image = "i"
+            docker = "unix:///d"
+            shm_size = "1GiB"
+            memory = "2GiB"
+            cpus = 1.5
             user = "u"
             trust = true
             parameters = { work_mem = "1MB" }

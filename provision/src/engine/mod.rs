@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cluster::Cluster;
 use crate::doctor::Finding;
-use crate::runtime::Command;
+use crate::runtime::{Command, Device};
 use crate::step::Step;
 use crate::topology::{Name, Node, Role};
 
@@ -55,7 +55,8 @@ pub trait Engine {
     /// When it cannot be found out whether they run; that one does not answer is a status.
     fn status(&self, cluster: &Cluster) -> Result<Vec<NodeStatus>>;
 
-    /// The database's own client, connected to a node.
+    /// The database's own client, connected to a node: where nodes are this machine for whoever calls it here, otherwise
+    /// for the node itself.
     fn client(&self, cluster: &Cluster, node: &Node) -> Command;
 
     /// `command` with what the database's programs on the node want to find in their environment.
@@ -63,6 +64,19 @@ pub trait Engine {
 
     /// What the long-running process of a node is called.
     fn service(&self) -> &'static str;
+
+    /// The container image that holds it, where none is named.
+    fn image(&self) -> &'static str;
+
+    /// Where an image may hold its programs: patterns of directories as a shell takes them, later ones and later matches
+    /// of one first.
+    fn program_directories(&self) -> &'static [&'static str];
+
+    /// The disks that a node needs, which are there by the time the node is made.
+    ///
+    /// # Errors
+    /// When a disk is not there.
+    fn devices(&self, cluster: &Cluster, node: &Node) -> Result<Vec<Device>>;
 }
 
 /// What to do about data that were complete once and are gone.

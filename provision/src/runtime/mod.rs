@@ -1,18 +1,19 @@
 //! Where a node runs, and how to reach into it. An [`Engine`](crate::engine::Engine) says what to run; a [`Runtime`] runs
 //! it there, keeps its log, and finds it again by a label that nothing else carries.
 
+pub mod docker;
 pub mod local;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Output};
 use std::time::{Duration, SystemTime};
 
 use blockdev::{ByteSize, Result};
 use nix::sys::signal::Signal;
 
 use crate::doctor::Finding;
-use crate::step::Step;
+use crate::step::{Log, Step};
 use crate::topology::{Node, Topology};
 
 /// A command on a node.
@@ -24,12 +25,15 @@ pub struct Command {
     pub args: Vec<String>,
     /// Variables it gets beside the few that every command on a node has.
     pub environment: Vec<(String, String)>,
+    /// Whether it runs as the node's administrator (whoever runs `provision`, root in a container) instead of as the
+    /// database's user.
+    pub as_root: bool,
 }
 
 impl Command {
     /// A command without arguments.
     pub fn new(program: impl Into<String>) -> Self {
-        Self { program: program.into(), args: Vec::new(), environment: Vec::new() }
+        Self { program: program.into(), args: Vec::new(), environment: Vec::new(), as_root: false }
     }
 
     /// The same with one more argument.
@@ -50,6 +54,13 @@ impl Command {
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// The same as the node's administrator.
+    #[must_use]
+    pub fn as_root(mut self) -> Self {
+        self.as_root = true;
         self
     }
 }
@@ -85,6 +96,50 @@ pub struct Service<'a> {
     pub name: &'a str,
 }
 
+/// What a service prints, as a [`Log`].
+#[derive(Clone, Copy)]
+pub struct ServiceLog<'a> {
+    /// Where the service runs.
+    pub runtime: &'a dyn Runtime,
+    /// The service.
+    pub service: Service<'a>,
+}
+
+impl Log for ServiceLog<'_> {
+    fn place(&self) -> String {
+        self.runtime.log(self.service).display().to_string()
+    }
+
+    fn length(&self) -> Result<Option<u64>> {
+        self.runtime.log_length(self.service)
+    }
+
+    fn read(&self, start: u64) -> Result<Vec<u8>> {
+        self.runtime.read_log(self.service, start)
+    }
+}
+
+/// A disk that a node is to have, and how the node is to see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The block device where the node runs, such as `/dev/loop3`.
+    pub path: PathBuf,
+    /// Where the node sees it, such as `/dev/nvme1n1`.
+    pub on_node: PathBuf,
+}
+
+/// The disks of a node, asked for when it is made: earlier they need not be there yet.
+pub type Devices<'a> = Box<dyn Fn() -> Result<Vec<Device>> + 'a>;
+
+/// From where a node may be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// The addresses a service of the node listens on, as `listen_addresses` takes them.
+    pub listen: &'static str,
+    /// The addresses that its clients and peers come from, as pg_hba.conf takes them.
+    pub clients: &'static str,
+}
+
 /// Where nodes run.
 pub trait Runtime {
     /// What this machine lacks for these nodes.
@@ -93,12 +148,25 @@ pub trait Runtime {
     /// When it cannot be looked at.
     fn findings(&self, topology: &Topology) -> Result<Vec<Finding>>;
 
+    /// The steps that make what all nodes share.
+    fn shared_steps<'a>(&'a self, topology: &'a Topology) -> Vec<Step<'a>>;
+
     /// The steps that make a node: a place with a home for its files, in which nothing runs yet.
-    fn node_steps<'a>(&'a self, node: &'a Node) -> Vec<Step<'a>>;
+    fn node_steps<'a>(&'a self, node: &'a Node, devices: Devices<'a>) -> Vec<Step<'a>>;
+
+    /// Whether a node is this very machine, with its files, programs and users. Otherwise what is used on a node runs on
+    /// it.
+    fn is_this_machine(&self) -> bool;
 
     /// The directory for the node's files, as the node sees it. What runs on the node can make nothing in it, only in the
     /// directories that [`make_directory`](Self::make_directory) gives it.
     fn home(&self, node: &Node) -> PathBuf;
+
+    /// Where the nodes' files are, for a person.
+    fn files(&self) -> String;
+
+    /// Where the nodes' logs are, for a person.
+    fn logs(&self) -> String;
 
     /// The directory for the node's sockets, as the node sees it.
     fn sockets(&self, node: &Node) -> PathBuf;
@@ -109,6 +177,9 @@ pub trait Runtime {
     /// Where the other nodes reach this one: host and port.
     fn peer_address(&self, node: &Node) -> (String, u16);
 
+    /// From where the nodes may be reached.
+    fn network(&self) -> Network;
+
     /// `command` as one would type it here, outside of the node.
     fn shell(&self, node: &Node, command: &Command) -> String;
 
@@ -118,11 +189,21 @@ pub trait Runtime {
     /// What [`write`](Self::write) does with the output of `source`, as one would type it.
     fn shell_write(&self, node: &Node, path: &Path, source: &str) -> String;
 
+    /// What [`start`](Self::start) does, as one would type it.
+    fn shell_start(&self, service: Service<'_>, command: &Command) -> String;
+
     /// Runs `command` to its end; its output goes to the [setup log](Self::setup_log).
     ///
     /// # Errors
     /// When it cannot be started, fails, or somebody asks to stop: then it is ended first.
     fn run(&self, node: &Node, command: &Command) -> Result<()>;
+
+    /// Runs `command`, which takes a moment and changes nothing, and keeps what it prints; nothing where the node is not
+    /// there to be asked.
+    ///
+    /// # Errors
+    /// When it cannot be started. That it fails is for the caller to see.
+    fn ask(&self, node: &Node, command: &Command) -> Result<Option<Output>>;
 
     /// Runs `command` on this terminal and waits for its end.
     ///
@@ -130,7 +211,7 @@ pub trait Runtime {
     /// When it cannot be started.
     fn exec(&self, node: &Node, command: &Command) -> Result<ExitStatus>;
 
-    /// Where [`run`](Self::run) puts what its commands print.
+    /// Where [`run`](Self::run) puts what its commands print, on this machine.
     fn setup_log(&self, node: &Node) -> PathBuf;
 
     /// Makes an empty directory below the home that belongs to what runs on the node, instead of what is at `path`.
@@ -175,7 +256,8 @@ pub trait Runtime {
     /// When it cannot be started.
     fn start(&self, service: Service<'_>, command: &Command) -> Result<()>;
 
-    /// The process id of a service, if it runs: by its label, never by a number kept somewhere.
+    /// The process id of a service, if it runs: by its label, never by a number kept somewhere. It is that of the kernel
+    /// under the node, which the node itself may count otherwise.
     ///
     /// # Errors
     /// When it cannot be found out.
@@ -187,8 +269,20 @@ pub trait Runtime {
     /// When it still runs after `patience`.
     fn stop(&self, service: Service<'_>, signal: Signal, patience: Duration) -> Result<()>;
 
-    /// Where what a service prints is kept.
+    /// Where what a service prints is kept, as the node sees it.
     fn log(&self, service: Service<'_>) -> PathBuf;
+
+    /// How many bytes a service has printed; nothing if it never ran.
+    ///
+    /// # Errors
+    /// When its log cannot be looked at.
+    fn log_length(&self, service: Service<'_>) -> Result<Option<u64>>;
+
+    /// What a service has printed from byte `start` on.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    fn read_log(&self, service: Service<'_>, start: u64) -> Result<Vec<u8>>;
 
     /// How much storage the node's files take.
     fn disk_usage(&self, node: &Node) -> ByteSize;
@@ -204,6 +298,12 @@ pub trait Runtime {
     /// # Errors
     /// When something cannot be ended or removed.
     fn remove_node(&self, node: &Node, purge: bool) -> Result<()>;
+
+    /// Removes what all nodes shared, once they are gone.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    fn remove_shared(&self, topology: &Topology) -> Result<()>;
 }
 
 #[cfg(test)]

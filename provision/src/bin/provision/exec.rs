@@ -1,6 +1,7 @@
 //! `provision exec`: a command on a node.
 
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use blockdev::{Cancel, Result};
 use provision::runtime::Command;
@@ -22,7 +23,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, selection: &Selection) -> Result<()> {
-    const SIGNALLED: i32 = 128;
     // Ctrl-C is for the command; we end when it does.
     let cluster = selection.open(&Cancel::on_signals()?)?;
     let node = cluster.record.topology.node(&args.node)?;
@@ -30,7 +30,12 @@ pub(crate) fn run(args: &Args, selection: &Selection) -> Result<()> {
     // clap requires one word at least.
     let program = words.next().cloned().unwrap_or_default();
     let command = cluster.engine().with_environment(&cluster, node, Command::new(program).args(words.cloned()));
-    let status = cluster.runtime().exec(node, &command)?;
+    exit_as(cluster.runtime().exec(node, &command)?)
+}
+
+/// Ends as a command did that ended with `status`.
+pub(crate) fn exit_as(status: ExitStatus) -> Result<()> {
+    const SIGNALLED: i32 = 128;
     match status.code().unwrap_or(SIGNALLED + status.signal().unwrap_or(0)) {
         0 => Ok(()),
         code => std::process::exit(code),

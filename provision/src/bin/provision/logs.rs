@@ -1,12 +1,10 @@
 //! `provision logs`: what a node's database says.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
-use blockdev::{Cancel, Context, Error, ErrorKind, Result, ui};
-use provision::runtime::Service;
-use provision::step::tail;
+use blockdev::{Cancel, Error, ErrorKind, Result, ui};
+use provision::runtime::{Service, ServiceLog};
+use provision::step::{Log, tail};
 
 use crate::selection::Selection;
 
@@ -34,28 +32,22 @@ pub(crate) fn run(args: &Args, selection: &Selection) -> Result<()> {
     let cancel = Cancel::on_signals()?;
     let cluster = selection.open(&cancel)?;
     let node = cluster.record.topology.node(&args.node)?;
-    let path = if args.setup {
-        cluster.runtime().setup_log(node)
+    let service = Service { node, name: cluster.engine().service() };
+    let log: Box<dyn Log> = if args.setup {
+        Box::new(cluster.runtime().setup_log(node))
     } else {
-        cluster.runtime().log(Service { node, name: cluster.engine().service() })
+        Box::new(ServiceLog { runtime: cluster.runtime(), service })
     };
-    let mut file =
-        File::open(&path).context(|| format!("cannot open the log {}", path.display())).map_err(|error| {
-            if error.kind() == ErrorKind::NotFound {
-                Error::new(ErrorKind::NotFound, format!("{} has not said anything yet", node.name))
-                    .with_hint(format!("its log will be {}", path.display()))
-            } else {
-                error
-            }
-        })?;
-    let mut end = file.metadata().context(|| format!("cannot look at {}", path.display()))?.len();
-    for line in tail(&path, 0, args.lines) {
+    let mut end = log.length()?.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("{} has not said anything yet", node.name))
+            .with_hint(format!("its log will be {}", log.place()))
+    })?;
+    for line in tail(&*log, 0, args.lines) {
         ui::print(&(line + "\n"))?;
     }
     while args.follow && !cancel.is_cancelled() {
-        let mut more = Vec::new();
-        let read = file.seek(SeekFrom::Start(end)).and_then(|_| file.read_to_end(&mut more));
-        end += u64::try_from(read.context(|| format!("cannot read {}", path.display()))?).unwrap_or(0);
+        let more = log.read(end)?;
+        end += more.len() as u64;
         ui::print(&String::from_utf8_lossy(&more))?;
         std::thread::sleep(INTERVAL);
     }

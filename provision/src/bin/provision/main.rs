@@ -55,7 +55,7 @@ enum Command {
     Repair(repair::Args),
     Replica(replica::Args),
     Down(down::Args),
-    Doctor(doctor::Args),
+    Doctor(Box<doctor::Args>),
     Config(Box<config::Args>),
     Completions(completions::Args),
 }

@@ -4,6 +4,7 @@ use std::os::unix::process::CommandExt;
 
 use blockdev::{Cancel, Error, Result};
 
+use crate::exec::exit_as;
 use crate::selection::Selection;
 
 /// Open psql on a node.
@@ -21,6 +22,9 @@ pub(crate) fn run(args: &Args, selection: &Selection) -> Result<()> {
     let cluster = selection.open(&Cancel::new())?;
     let node = cluster.record.topology.node(&args.node)?;
     let command = cluster.engine().client(&cluster, node).args(args.args.clone());
+    if !cluster.runtime().is_this_machine() {
+        return exit_as(cluster.runtime().exec(node, &command)?);
+    }
     // It takes our place: its terminal, its signals and its exit code are its own.
     let error = std::process::Command::new(&command.program)
         .args(&command.args)

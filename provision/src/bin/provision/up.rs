@@ -60,11 +60,10 @@ fn text(cluster: &Cluster, name: &str, connections: &[Connection]) -> String {
         let what = if connection.role == Role::Primary { "writer" } else { "reader" };
         text += &format!("  {what}  {:<10}  {}\n", connection.node, connection.string());
     }
-    let files = cluster.runtime().home(cluster.record.topology.primary());
-    text += &format!("  files   {}\n", files.parent().unwrap_or(&files).display());
-    text += &format!("  logs    {}\n", cluster.directory.logs().display());
+    text += &format!("  files   {}\n", cluster.runtime().files());
     let flag = if name == "default" { String::new() } else { format!(" --name {name}") };
     let primary = &cluster.record.topology.primary().name;
+    text += &format!("  logs    {}, or provision{flag} logs {primary}\n", cluster.runtime().logs());
     text += &format!("next: provision{flag} psql {primary}, provision{flag} status, provision{flag} down\n");
     text
 }

@@ -4,13 +4,13 @@
 //! over to a replica, and nobody but `provision` makes files there.
 
 use std::path::Path;
-use std::process::Command;
 
-use super::install::Installation;
+use super::install::Programs;
 use super::secret::REPLICATOR;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::doctor::Finding;
+use crate::runtime::{Command, Network};
 use crate::topology::{Node, Role};
 
 /// The parameters that make the cluster work, and are not to be set by hand.
@@ -36,7 +36,7 @@ pub(super) fn postgresql_conf(cluster: &Cluster, node: &Node, data: &Path) -> St
     let senders = 10.max(2 * record.topology.replicas().len() + 2).to_string();
     let mut settings = vec![
         ("cluster_name", format!("{}/{}", record.config.name, node.name)),
-        ("listen_addresses", "127.0.0.1".to_owned()),
+        ("listen_addresses", cluster.runtime().network().listen.to_owned()),
         ("port", node.port.to_string()),
         ("unix_socket_directories", cluster.runtime().sockets(node).to_string_lossy().into_owned()),
         ("hba_file", home.join("pg_hba.conf").to_string_lossy().into_owned()),
@@ -73,14 +73,15 @@ pub(super) fn conninfo(cluster: &Cluster, replica: &Node) -> String {
     conninfo
 }
 
-/// What pg_hba.conf holds: this machine alone, by password unless everybody on it is trusted.
-pub(super) fn pg_hba_conf(config: &Config) -> String {
+/// What pg_hba.conf holds: the node itself and those who may reach it, by password unless everybody is trusted.
+pub(super) fn pg_hba_conf(config: &Config, network: Network) -> String {
+    let clients = network.clients;
     let method = if config.trust { "trust" } else { "scram-sha-256" };
     format!(
         "# Written by provision, which writes it again.\n\
          local all all {method}\n\
-         host all all 127.0.0.1/32 {method}\n\
-         host replication {REPLICATOR} 127.0.0.1/32 {method}\n"
+         host all all {clients} {method}\n\
+         host replication {REPLICATOR} {clients} {method}\n"
     )
 }
 
@@ -120,20 +121,19 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
         .collect()
 }
 
-/// A parameter that this PostgreSQL does not have, or not with that value. It is asked before anything is changed.
-pub(super) fn rejected(installed: &Installation, config: &Config) -> Option<Finding> {
-    let options = config.parameters.iter().map(|(name, value)| format!("-c{name}={value}"));
-    let mut ask = Command::new(installed.program("postgres"));
+/// A parameter that this PostgreSQL does not have, or not with that value. It is asked before anything is changed, as far as
+/// there is anybody to ask: in a container there is not before it is made.
+pub(super) fn rejected(programs: &Programs, cluster: &Cluster) -> Option<Finding> {
+    let options = cluster.record.config.parameters.iter().map(|(name, value)| format!("-c{name}={value}"));
     // `-C` first: only then may root ask, too. It prints a setting and starts nothing.
-    ask.args(["-C", "port", "-D", "/", "--config-file=/dev/null"]).args(options).env("LC_ALL", "C");
-    let answer = ask.output().ok().filter(|answer| !answer.status.success())?;
+    let ask = Command::new(programs.program("postgres")).args(["-C", "port", "-D", "/", "--config-file=/dev/null"]);
+    let answer = cluster.runtime().ask(cluster.record.topology.primary(), &ask.args(options)).ok()??;
+    if answer.status.success() {
+        return None;
+    }
     let text = String::from_utf8_lossy(&answer.stderr).into_owned();
     let why = text.lines().find_map(|line| line.split_once("FATAL:")).map_or(text.trim(), |(_, why)| why.trim());
-    Some(Finding::error(
-        "bad-parameter",
-        format!("PostgreSQL {} says: {why}", installed.version),
-        "mend it in the parameters",
-    ))
+    Some(Finding::error("bad-parameter", format!("PostgreSQL says: {why}"), "mend it in the parameters"))
 }
 
 fn is_parameter_name(name: &str) -> bool {
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn nobody_comes_in_from_elsewhere_or_without_a_password() {
-        let text = pg_hba_conf(&config(""));
+        let text = pg_hba_conf(&config(""), Network { listen: "*", clients: "samenet" });
         assert!(!text.contains("0.0.0.0") && !text.contains("trust"), "{text}");
         assert_eq!(text.matches("scram-sha-256").count(), 3);
     }

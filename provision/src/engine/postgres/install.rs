@@ -49,23 +49,35 @@ impl Installation {
         let asked = Command::new(&postgres).arg("--version").output();
         let output = asked.map_err(|source| Error::io(format!("cannot run {}", postgres.display()), source))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let version = major_version(&text).ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, format!("{} is no PostgreSQL: {:?}", postgres.display(), text.trim()))
-        })?;
-        if version < VERSION_MIN {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{} is PostgreSQL {version}; {VERSION_MIN} or newer is needed", postgres.display()),
-            )
-            .with_hint("name a newer one with --bin-directory"));
-        }
+        let version = supported_version(&text, &postgres.to_string_lossy())?;
         Ok(Self { bin: bin.to_owned(), version })
     }
 
-    /// The path of one of its programs.
+    /// Where its programs are.
+    #[must_use]
+    pub fn programs(&self) -> Programs {
+        Programs(Some(self.bin.clone()))
+    }
+}
+
+/// Where the programs are on a node: in this directory, or on its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs(pub Option<PathBuf>);
+
+impl Programs {
+    /// Those on the node's path.
+    #[must_use]
+    pub fn on_path() -> Self {
+        Self(None)
+    }
+
+    /// What to call one of them by.
     #[must_use]
     pub fn program(&self, name: &str) -> String {
-        self.bin.join(name).to_string_lossy().into_owned()
+        match &self.0 {
+            Some(bin) => bin.join(name).to_string_lossy().into_owned(),
+            None => name.to_owned(),
+        }
     }
 }
 
@@ -78,6 +90,24 @@ fn candidates() -> Vec<PathBuf> {
     all.extend(below("/usr", "bin").into_iter().filter(|path| path.to_string_lossy().contains("pgsql-")));
     all.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
     all
+}
+
+/// The major version in what `postgres --version` printed.
+///
+/// # Errors
+/// When it is too old, or none.
+pub(super) fn supported_version(printed: &str, postgres: &str) -> Result<u32> {
+    let version = major_version(printed).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, format!("{postgres} is no PostgreSQL: {:?}", printed.trim()))
+    })?;
+    if version < VERSION_MIN {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{postgres} is PostgreSQL {version}; {VERSION_MIN} or newer is needed"),
+        )
+        .with_hint("name a newer one with --bin-directory"));
+    }
+    Ok(version)
 }
 
 /// The major version in what `postgres --version` prints: `postgres (PostgreSQL) 15.8 (Debian ...)`, `... 18beta1`.

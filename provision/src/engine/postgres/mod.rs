@@ -20,9 +20,10 @@ use nix::sys::signal::Signal;
 use super::{Engine, Loss, NodeStatus};
 use crate::cluster::Cluster;
 use crate::doctor::Finding;
-use crate::runtime::{Command, Service};
+use crate::runtime::{Command, Device, Service};
 use crate::step::Step;
 use crate::topology::Node;
+use install::Programs;
 use sql::OnNode;
 
 pub use install::{Installation, VERSION_MIN};
@@ -46,7 +47,13 @@ impl Postgres {
         Self { bin_directory, installation: OnceLock::new() }
     }
 
-    /// Looked for when it is needed: a cluster can be taken down after its PostgreSQL was.
+    /// Where the programs are on the nodes. Looked for when it is needed: a cluster can be taken down after its PostgreSQL
+    /// was.
+    fn programs(&self, cluster: &Cluster) -> Result<Programs> {
+        if cluster.runtime().is_this_machine() { Ok(self.installation()?.programs()) } else { Ok(Programs::on_path()) }
+    }
+
+    /// The one of this machine.
     fn installation(&self) -> Result<&Installation> {
         if self.installation.get().is_none() {
             let found = Installation::find(self.bin_directory.as_deref())?;
@@ -99,10 +106,10 @@ fn wait_for<T>(cluster: &Cluster, what: &str, ask: impl Fn() -> Result<Option<T>
 impl Engine for Postgres {
     fn findings(&self, cluster: &Cluster) -> Result<Vec<Finding>> {
         let mut findings = conf::findings(&cluster.record.config);
-        match self.installation() {
+        match self.programs(cluster) {
             Err(error) => findings.push(Finding::from_error("no-postgresql", &error)),
             Ok(_) if cluster.record.config.parameters.is_empty() => {}
-            Ok(installed) => findings.extend(conf::rejected(installed, &cluster.record.config)),
+            Ok(programs) => findings.extend(conf::rejected(&programs, cluster)),
         }
         let passwords = cluster.directory.passwords();
         if passwords.exists()
@@ -156,23 +163,26 @@ impl Engine for Postgres {
     }
 
     fn client(&self, cluster: &Cluster, node: &Node) -> Command {
-        let (host, port) = cluster.runtime().address(node);
-        let psql = self.installation().map_or_else(|_| "psql".to_owned(), |installation| installation.program("psql"));
-        let command =
-            Command::new(psql).args(["-h", &host, "-p", &port.to_string(), "-U", SUPERUSER, "-d", "postgres"]);
-        if cluster.record.config.trust {
-            command
-        } else {
-            command.env("PGPASSFILE", cluster.directory.passwords().to_string_lossy())
-        }
+        let runtime = cluster.runtime();
+        let sockets = runtime.sockets(node);
+        let passwords =
+            if runtime.is_this_machine() { cluster.directory.passwords() } else { runtime.home(node).join("pgpass") };
+        let psql = self.programs(cluster).unwrap_or(Programs::on_path()).program("psql");
+        let command = Command::new(psql).args(["-h", &sockets.to_string_lossy(), "-p", &node.port.to_string()]);
+        let command = command.args(["-U", SUPERUSER, "-d", "postgres"]);
+        if cluster.record.config.trust { command } else { command.env("PGPASSFILE", passwords.to_string_lossy()) }
     }
 
     fn with_environment(&self, cluster: &Cluster, node: &Node, command: Command) -> Command {
         let runtime = cluster.runtime();
-        let path = std::env::var("PATH").unwrap_or_default();
-        let path = self.installation().map(|found| format!("{}:{path}", found.bin.display())).unwrap_or(path);
+        let command = match self.programs(cluster) {
+            Ok(Programs(Some(bin))) => {
+                let path = std::env::var("PATH").unwrap_or_default();
+                command.env("PATH", format!("{}:{path}", bin.display()))
+            }
+            _ => command,
+        };
         command
-            .env("PATH", path)
             .env("PGDATA", Self::data(cluster, node).to_string_lossy())
             .env("PGHOST", runtime.sockets(node).to_string_lossy())
             .env("PGPORT", node.port.to_string())
@@ -183,6 +193,18 @@ impl Engine for Postgres {
 
     fn service(&self) -> &'static str {
         "postgres"
+    }
+
+    fn image(&self) -> &'static str {
+        "postgres:17"
+    }
+
+    fn program_directories(&self) -> &'static [&'static str] {
+        &["/usr/pgsql-*/bin", "/usr/lib/postgresql/*/bin"]
+    }
+
+    fn devices(&self, _cluster: &Cluster, _node: &Node) -> Result<Vec<Device>> {
+        Ok(Vec::new())
     }
 }
 

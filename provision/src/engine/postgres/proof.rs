@@ -5,12 +5,13 @@ use postgres::Client;
 
 use super::explain::likely_cause;
 use super::sql::{self, OnNode};
+use super::steps::psql;
 use super::{Postgres, wait_for};
 use crate::cluster::Cluster;
 use crate::engine::Engine;
-use crate::runtime::Service;
+use crate::runtime::{Service, ServiceLog};
 use crate::state::random_hex;
-use crate::step::{Step, tail};
+use crate::step::{Log, Step, tail};
 use crate::topology::Node;
 
 /// A table of our own, for a moment.
@@ -18,8 +19,7 @@ const TABLE: &str = "onedisk_proof";
 
 pub(super) fn step(cluster: &Cluster) -> Step<'_> {
     let primary = cluster.record.topology.primary();
-    let shell =
-        |node: &Node, statement: &str| cluster.engine().client(cluster, node).args(["-c", statement]).to_string();
+    let shell = |node: &Node, statement: &str| psql(cluster, node, statement);
     let mut shown = vec![
         shell(primary, "SELECT application_name, state FROM pg_stat_replication"),
         shell(primary, &format!("CREATE TABLE {TABLE} AS SELECT 'proof' AS token")),
@@ -88,9 +88,9 @@ fn explained(cluster: &Cluster, replica: &Node, error: Error) -> Error {
         return error;
     }
     let service = Service { node: replica, name: Engine::service(&Postgres::new(None)) };
-    let log = cluster.runtime().log(service);
+    let log = ServiceLog { runtime: cluster.runtime(), service };
     let last = tail(&log, 0, 4);
     let cause = likely_cause(&last.join("\n")).unwrap_or("its log says more");
     Error::new(ErrorKind::VerifyFailed, format!("{error}; it says:\n    {}", last.join("\n    ")))
-        .with_hint(format!("likely cause: {cause}; see {}", log.display()))
+        .with_hint(format!("likely cause: {cause}; see {}", log.place()))
 }

@@ -7,46 +7,46 @@ use blockdev::{Error, ErrorKind, Result};
 use postgres_protocol::password::scram_sha_256;
 
 use super::explain::likely_cause;
-use super::install::Installation;
+use super::install::{Programs, supported_version};
 use super::secret::{Passwords, REPLICATOR, SUPERUSER};
 use super::sql::OnNode;
 use super::{Postgres, client_slot_active, conf, proof, sql, wait_for};
 use crate::cluster::Cluster;
 use crate::engine::Loss;
-use crate::runtime::{Command, quote};
+use crate::runtime::{Command, ServiceLog, quote};
 use crate::step::Step;
 use crate::topology::{Node, Role};
 
 pub(super) fn all<'a>(engine: &'a Postgres, cluster: &'a Cluster, loss: Loss) -> Result<Vec<Step<'a>>> {
-    let installed = engine.installation()?;
+    let programs = &engine.programs(cluster)?;
     let primary = cluster.record.topology.primary();
     let mut steps = Vec::new();
     if !cluster.record.config.trust {
         steps.push(make_passwords(cluster));
     }
-    steps.push(initialize(installed, cluster, primary));
+    steps.push(initialize(programs, cluster, primary));
     steps.push(configure(cluster, primary));
-    steps.push(start_node(engine, installed, cluster, primary));
+    steps.push(start_node(engine, programs, cluster, primary));
     steps.push(make_replicator(cluster, primary));
     for replica in cluster.record.topology.replicas() {
         steps.push(make_slot(cluster, replica));
-        steps.push(copy(installed, cluster, replica, loss));
+        steps.push(copy(programs, cluster, replica, loss));
         steps.push(configure(cluster, replica));
-        steps.push(start_node(engine, installed, cluster, replica));
+        steps.push(start_node(engine, programs, cluster, replica));
     }
     steps.push(proof::step(cluster));
     Ok(steps)
 }
 
 pub(super) fn start<'a>(engine: &'a Postgres, cluster: &'a Cluster, nodes: &[&'a Node]) -> Result<Vec<Step<'a>>> {
-    let installed = engine.installation()?;
+    let programs = &engine.programs(cluster)?;
     for node in nodes {
         if !has_data(cluster, node)? {
             return Err(Error::refused(format!("{} is not complete: it has no data yet", node.name))
                 .with_hint("`provision up` makes them, or goes on where it was interrupted"));
         }
     }
-    Ok(nodes.iter().flat_map(|node| [configure(cluster, node), start_node(engine, installed, cluster, node)]).collect())
+    Ok(nodes.iter().flat_map(|node| [configure(cluster, node), start_node(engine, programs, cluster, node)]).collect())
 }
 
 fn make_passwords(cluster: &Cluster) -> Step<'_> {
@@ -97,20 +97,29 @@ fn unfinished(data: &Path) -> PathBuf {
     data.with_extension("new")
 }
 
-fn completing(data: &Path) -> String {
-    let (new, data) = (unfinished(data), data.to_string_lossy());
-    let new = quote(&new.to_string_lossy());
-    format!("sync -f {new} && mv {new} {}", quote(&data))
+/// What [`complete`](crate::runtime::Runtime::complete) does with unfinished data, as one would type it.
+fn completing(cluster: &Cluster, node: &Node, data: &Path) -> String {
+    let (new, data) = (unfinished(data).to_string_lossy().into_owned(), data.to_string_lossy().into_owned());
+    let sync = Command::new("sync").args(["-f", &new]).as_root();
+    let rename = Command::new("mv").args([new, data]).as_root();
+    let runtime = cluster.runtime();
+    format!("{} && {}", runtime.shell(node, &sync), runtime.shell(node, &rename))
 }
 
-fn initialize<'a>(installed: &'a Installation, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
+/// The shell command that removes a file of a node.
+fn removing(cluster: &Cluster, node: &Node, path: &Path) -> String {
+    cluster.runtime().shell(node, &Command::new("rm").arg(path.to_string_lossy()).as_root())
+}
+
+fn initialize<'a>(programs: &Programs, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
     let runtime = cluster.runtime();
     let data = Postgres::data(cluster, node);
     let new = unfinished(&data);
     let password_file = runtime.home(node).join("initdb.password");
     let trust = cluster.record.config.trust;
+    let version = Command::new(programs.program("postgres")).arg("--version");
     // Not synced file by file: everything is brought to stable storage at once before it gets its name.
-    let mut command = Command::new(installed.program("initdb")).args([
+    let mut command = Command::new(programs.program("initdb")).args([
         "--no-sync",
         "--no-instructions",
         "--encoding=UTF8",
@@ -129,14 +138,17 @@ fn initialize<'a>(installed: &'a Installation, cluster: &'a Cluster, node: &'a N
     }
     shown.push(runtime.shell(node, &command));
     if !trust {
-        shown.push(format!("rm {}", quote(&password_file.to_string_lossy())));
+        shown.push(removing(cluster, node, &password_file));
     }
-    shown.push(completing(&data));
+    shown.push(completing(cluster, node, &data));
     Step::new(
         format!("initialize the database of {}", node.name),
         move || has_noted_data(cluster, node, Loss::Refuse),
         move || {
             if !has_data(cluster, node)? {
+                if let Some(answer) = runtime.ask(node, &version)? {
+                    supported_version(&String::from_utf8_lossy(&answer.stdout), &version.program)?;
+                }
                 runtime.make_directory(node, &new)?;
                 if trust {
                     runtime.run(node, &command)?;
@@ -167,7 +179,7 @@ fn configure<'a>(cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
     let data = Postgres::data(cluster, node);
     let files = move || -> Result<Vec<(PathBuf, String)>> {
         let mut files = vec![
-            (home.join("pg_hba.conf"), conf::pg_hba_conf(&cluster.record.config)),
+            (home.join("pg_hba.conf"), conf::pg_hba_conf(&cluster.record.config, runtime.network())),
             (home.join("postgresql.conf"), conf::postgresql_conf(cluster, node, &data)),
         ];
         if !cluster.record.config.trust {
@@ -180,7 +192,11 @@ fn configure<'a>(cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
     let home = runtime.home(node);
     let text = conf::postgresql_conf(cluster, node, &data);
     let mut shown = vec![
-        runtime.shell_write(node, &home.join("pg_hba.conf"), &here(&conf::pg_hba_conf(&cluster.record.config))),
+        runtime.shell_write(
+            node,
+            &home.join("pg_hba.conf"),
+            &here(&conf::pg_hba_conf(&cluster.record.config, runtime.network())),
+        ),
         runtime.shell_write(node, &home.join("postgresql.conf"), &here(&text)),
     ];
     if !cluster.record.config.trust {
@@ -212,25 +228,30 @@ fn here(text: &str) -> String {
     format!("cat <<'END'\n{text}END\n")
 }
 
-fn postgres(installed: &Installation, data: &Path, config_file: &Path) -> Command {
-    Command::new(installed.program("postgres")).args([
+fn postgres(programs: &Programs, data: &Path, config_file: &Path) -> Command {
+    Command::new(programs.program("postgres")).args([
         "-D".to_owned(),
         data.to_string_lossy().into_owned(),
         format!("--config-file={}", config_file.display()),
     ])
 }
 
-fn start_node<'a>(engine: &'a Postgres, installed: &'a Installation, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
+fn start_node<'a>(engine: &'a Postgres, programs: &Programs, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
     let runtime = cluster.runtime();
     let service = engine.service(node);
     let data = Postgres::data(cluster, node);
     let conf = runtime.home(node).join("postgresql.conf");
-    let command = postgres(installed, &data, &conf);
-    let shown = runtime.shell(node, &command);
-    let log = runtime.log(service);
-    let (host, port) = runtime.address(node);
-    let ready = Command::new(installed.program("pg_isready")).args(["-q", "-h", &host, "-p", &port.to_string()]);
-    let waiting = format!("until {ready}; do sleep 0.1; done");
+    let command = postgres(programs, &data, &conf);
+    let shown = runtime.shell_start(service, &command);
+    let sockets = runtime.sockets(node);
+    let ready = Command::new(programs.program("pg_isready")).args([
+        "-q",
+        "-h",
+        &sockets.to_string_lossy(),
+        "-p",
+        &node.port.to_string(),
+    ]);
+    let waiting = format!("until {}; do sleep 0.1; done", runtime.shell(node, &ready));
     Step::new(
         format!("start {}", node.name),
         move || {
@@ -260,8 +281,8 @@ fn start_node<'a>(engine: &'a Postgres, installed: &'a Installation, cluster: &'
             engine.wait_until_it_answers(cluster, node).map(drop)
         },
     )
-    .shell([format!("{shown} >>{} 2>&1 &", quote(&log.to_string_lossy())), waiting])
-    .log(log, likely_cause)
+    .shell([shown, waiting])
+    .log(ServiceLog { runtime, service }, likely_cause)
 }
 
 /// Waits until a replica knows the parameters with which its primary runs by now: with lower ones than those it knows of, it
@@ -312,8 +333,9 @@ fn clear_the_way(cluster: &Cluster, node: &Node) -> Result<()> {
     let text = String::from_utf8_lossy(&content);
     let id = text.lines().next().unwrap_or_default().trim();
     // A postmaster's working directory is its data directory.
-    let serves_these_data = std::fs::read_link(format!("/proc/{id}/cwd")).is_ok_and(|cwd| cwd == data);
-    if serves_these_data {
+    let ask = Command::new("readlink").arg(format!("/proc/{id}/cwd"));
+    let directory = cluster.runtime().ask(node, &ask)?.map(|answer| answer.stdout).unwrap_or_default();
+    if Path::new(String::from_utf8_lossy(&directory).trim_end()) == data {
         return Err(Error::refused(format!(
             "process {id} works on the data of {}, and provision did not start it",
             node.name
@@ -365,7 +387,7 @@ fn make_replicator<'a>(cluster: &'a Cluster, primary: &'a Node) -> Step<'a> {
     } else {
         // Printed by the shell itself: nobody sees it among the arguments of a process.
         let password = password_from_file(cluster, REPLICATOR);
-        format!("echo \"{role} PASSWORD '$({password})'\" | {}", cluster.engine().client(cluster, primary))
+        format!("echo \"{role} PASSWORD '$({password})'\" | {}", client(cluster, primary, &[]))
     };
     Step::new(
         format!("let replicas log in to {}", primary.name),
@@ -392,8 +414,14 @@ fn make_replicator<'a>(cluster: &'a Cluster, primary: &'a Node) -> Step<'a> {
     .shell([shown])
 }
 
-fn psql(cluster: &Cluster, node: &Node, statement: &str) -> String {
-    cluster.engine().client(cluster, node).args(["-c", statement]).to_string()
+pub(super) fn psql(cluster: &Cluster, node: &Node, statement: &str) -> String {
+    client(cluster, node, &["-c", statement])
+}
+
+/// The shell command that calls the database's client with `args`.
+fn client(cluster: &Cluster, node: &Node, args: &[&str]) -> String {
+    let (runtime, command) = (cluster.runtime(), cluster.engine().client(cluster, node).args(args.iter().copied()));
+    if runtime.is_this_machine() { command.to_string() } else { runtime.shell(node, &command) }
 }
 
 fn make_slot<'a>(cluster: &'a Cluster, replica: &'a Node) -> Step<'a> {
@@ -413,13 +441,13 @@ fn make_slot<'a>(cluster: &'a Cluster, replica: &'a Node) -> Step<'a> {
     .shell([psql(cluster, primary, &format!("SELECT pg_create_physical_replication_slot('{slot}', true)"))])
 }
 
-fn copy<'a>(installed: &'a Installation, cluster: &'a Cluster, replica: &'a Node, loss: Loss) -> Step<'a> {
+fn copy<'a>(programs: &Programs, cluster: &'a Cluster, replica: &'a Node, loss: Loss) -> Step<'a> {
     let runtime = cluster.runtime();
     let primary = cluster.record.topology.primary();
     let data = Postgres::data(cluster, replica);
     let new = unfinished(&data);
     let signal = new.join("standby.signal");
-    let backup = Command::new(installed.program("pg_basebackup")).args([
+    let backup = Command::new(programs.program("pg_basebackup")).args([
         format!("--dbname={}", conf::conninfo(cluster, replica)),
         format!("--pgdata={}", new.display()),
         format!("--slot={}", replica.name),
@@ -435,7 +463,7 @@ fn copy<'a>(installed: &'a Installation, cluster: &'a Cluster, replica: &'a Node
         let source = format!("cat {}", quote(&cluster.directory.passwords().to_string_lossy()));
         shown.push(runtime.shell_write(replica, &passwords, &source));
     }
-    shown.extend([runtime.shell(replica, &backup), runtime.shell(replica, &mark), completing(&data)]);
+    shown.extend([runtime.shell(replica, &backup), runtime.shell(replica, &mark), completing(cluster, replica, &data)]);
     Step::new(
         format!("copy {} to {}", primary.name, replica.name),
         move || has_noted_data(cluster, replica, loss),

@@ -69,12 +69,7 @@ fn taken_port(local: &Local, node: &Node) -> Result<Option<Finding>> {
     if ports::is_free(node.port) || local.process_id(Service { node, name: "postgres" })?.is_some() {
         return Ok(None);
     }
-    let holder = ports::holder(node.port).unwrap_or_else(|| "another program".to_owned());
-    Ok(Some(Finding::error(
-        "port-taken",
-        format!("port {} of 127.0.0.1, which {} needs, is taken by {holder}", node.port, node.name),
-        "stop that, or name another port (--port, --node) for a new cluster",
-    )))
+    Ok(Some(ports::taken(node)))
 }
 
 fn disk_space(nodes: &Path, new_nodes: u64) -> Result<Option<Finding>> {

@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use blockdev::{ByteSize, Cancel, Context, Error, ErrorKind, Result};
@@ -22,9 +22,9 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::doctor::Finding;
-use crate::runtime::{Command, Runtime, Service};
+use crate::runtime::{Command, Devices, Network, Runtime, Service};
 use crate::state::{ClusterDirectory, Record, write_atomically};
-use crate::step::Step;
+use crate::step::{Log, Step};
 use crate::topology::{Node, Topology};
 
 pub use account::Account;
@@ -151,7 +151,7 @@ impl Local {
             .env(LABEL, self.label(node, label))
             .envs(command.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.home(node));
-        if self.account.switch {
+        if self.account.switch && !command.as_root {
             prepared.uid(self.account.uid.as_raw()).gid(self.account.gid.as_raw());
         }
         prepared
@@ -190,7 +190,12 @@ impl Runtime for Local {
         findings::all(self, topology)
     }
 
-    fn node_steps<'a>(&'a self, node: &'a Node) -> Vec<Step<'a>> {
+    fn shared_steps<'a>(&'a self, _topology: &'a Topology) -> Vec<Step<'a>> {
+        Vec::new()
+    }
+
+    fn node_steps<'a>(&'a self, node: &'a Node, _devices: Devices<'a>) -> Vec<Step<'a>> {
+        // A process of this machine has this machine's devices.
         let home = self.home(node);
         let make = Step::new(
             format!("make a directory for {}", node.name),
@@ -211,8 +216,20 @@ impl Runtime for Local {
         vec![make]
     }
 
+    fn is_this_machine(&self) -> bool {
+        true
+    }
+
     fn home(&self, node: &Node) -> PathBuf {
         self.nodes.join(node.name.as_str())
+    }
+
+    fn files(&self) -> String {
+        self.nodes.display().to_string()
+    }
+
+    fn logs(&self) -> String {
+        self.directory.logs().display().to_string()
     }
 
     fn sockets(&self, _node: &Node) -> PathBuf {
@@ -227,8 +244,12 @@ impl Runtime for Local {
         ("127.0.0.1".to_owned(), node.port)
     }
 
+    fn network(&self) -> Network {
+        Network { listen: "127.0.0.1", clients: "127.0.0.1/32" }
+    }
+
     fn shell(&self, _node: &Node, command: &Command) -> String {
-        if self.account.switch {
+        if self.account.switch && !command.as_root {
             let name = &self.account.name;
             format!("setpriv --reuid={name} --regid={} --clear-groups {command}", self.account.gid)
         } else {
@@ -252,6 +273,10 @@ impl Runtime for Local {
         } else {
             write
         }
+    }
+
+    fn shell_start(&self, service: Service<'_>, command: &Command) -> String {
+        format!("{} >>{} 2>&1 &", self.shell(service.node, command), quoted(&self.log(service)))
     }
 
     fn run(&self, node: &Node, command: &Command) -> Result<()> {
@@ -278,6 +303,12 @@ impl Runtime for Local {
         } else {
             Err(Error::new(ErrorKind::Io, format!("`{command}` ended with {status}")))
         }
+    }
+
+    fn ask(&self, node: &Node, command: &Command) -> Result<Option<Output>> {
+        let mut prepared = self.prepare(node, SETUP, command);
+        // This machine can be asked before the node has a home.
+        prepared.current_dir("/").stdin(Stdio::null()).output().map(Some).context(|| format!("cannot run `{command}`"))
     }
 
     fn exec(&self, node: &Node, command: &Command) -> Result<ExitStatus> {
@@ -392,6 +423,14 @@ impl Runtime for Local {
         self.directory.logs().join(format!("{}.{}.log", service.node.name, service.name))
     }
 
+    fn log_length(&self, service: Service<'_>) -> Result<Option<u64>> {
+        self.log(service).length()
+    }
+
+    fn read_log(&self, service: Service<'_>, start: u64) -> Result<Vec<u8>> {
+        Log::read(&self.log(service), start)
+    }
+
     fn disk_usage(&self, node: &Node) -> ByteSize {
         tree_usage(&self.home(node))
     }
@@ -424,6 +463,11 @@ impl Runtime for Local {
                 self.remove_tree(&home)?;
             }
         }
+        Ok(())
+    }
+
+    fn remove_shared(&self, _topology: &Topology) -> Result<()> {
+        // It lies in the cluster's own directory, and goes with that.
         Ok(())
     }
 }

@@ -6,6 +6,9 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use blockdev::{Error, Result};
 
+use crate::doctor::Finding;
+use crate::topology::Node;
+
 /// The first port that is tried; above those of databases that stand alone.
 const FIRST: u16 = 5500;
 
@@ -25,6 +28,17 @@ pub fn pick(from: Option<u16>, avoid: &HashSet<u16>) -> Result<u16> {
         Error::refused(format!("no port from {from} to {} of 127.0.0.1 is free", u16::MAX))
             .with_hint("name a lower one with --port")
     })
+}
+
+/// The finding that a port which `node` needs is taken.
+#[must_use]
+pub fn taken(node: &Node) -> Finding {
+    let holder = holder(node.port).unwrap_or_else(|| "another program".to_owned());
+    Finding::error(
+        "port-taken",
+        format!("port {} of 127.0.0.1, which {} needs, is taken by {holder}", node.port, node.name),
+        "stop that, or name another port (--port, --node) for a new cluster",
+    )
 }
 
 /// Who listens on this port, as far as one may know: `process 123 (nginx)`.

@@ -1,0 +1,562 @@
+//! Nodes as Docker containers, one each, without privileges (`bollard` speaks to the daemon; no `docker` program is needed).
+//!
+//! A container's first process only sleeps; what a node does is run in it by exec. So a node's programs come and go while
+//! its place stays, and a place that was restarted is found empty and filled again. Its files lie in a volume: the container
+//! can be made anew around it.
+
+mod client;
+mod container;
+mod endpoint;
+mod exec;
+mod files;
+mod findings;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use blockdev::{ByteSize, Cancel, Context, Error, ErrorKind, Result};
+use nix::sys::signal::Signal;
+
+use crate::config::Config;
+use crate::doctor::Finding;
+use crate::engine::Engine;
+use crate::runtime::{Command, Devices, Network, Runtime, Service, quote};
+use crate::state::{ClusterDirectory, Record};
+use crate::step::Step;
+use crate::topology::{Name, Node, Topology};
+use client::Client;
+use exec::{Exec, Stream};
+
+pub use endpoint::{Endpoint, Transport};
+
+/// Where a node's files are in its container.
+const HOME: &str = "/var/lib/onedisk";
+/// In a container: it is ready. It is written last, and goes with the container.
+const READY: &str = "/etc/onedisk";
+/// The label of commands that run to their end.
+const SETUP: &str = "setup";
+/// Whom the database runs as unless somebody says otherwise; the images that hold one have that user.
+const USER: &str = "postgres";
+/// How large /dev/shm is unless somebody says otherwise: Docker's 64 MB are too few for a database.
+const SHM_SIZE: ByteSize = ByteSize::gib(1);
+
+/// What makes a container ready: directories, and the database's programs on the path. $1 is the user, $2 the home, $3 the
+/// mark; DIRECTORIES are patterns of directories of programs, for the container's own shell to resolve.
+const PREPARE: &str = "\
+id -u \"$1\" >/dev/null || exit 2
+[ \"$(id -u \"$1\")\" != 0 ] || { echo \"$1 is root\" >&2; exit 2; }
+chmod 755 \"$2\" && mkdir -p \"$2/run\" \"$2/log\" && chown \"$1:\" \"$2/run\" \"$2/log\" && chmod 700 \"$2/log\" || exit 1
+mark=$3; set -- DIRECTORIES
+for directory; do [ ! -d \"$directory\" ] || ln -sf \"$directory\"/* /usr/local/bin/ || exit 1; done
+: >\"$mark\"";
+
+/// What a container may use.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    shm_size: ByteSize,
+    memory: Option<ByteSize>,
+    cpus: Option<f64>,
+}
+
+impl Limits {
+    fn nano_cpus(&self) -> Option<i64> {
+        #[allow(clippy::cast_possible_truncation, reason = "a number of CPUs, checked when it was read")]
+        self.cpus.map(|cpus| (cpus * 1e9) as i64)
+    }
+}
+
+/// Nodes as Docker containers.
+pub struct Docker {
+    id: String,
+    name: Name,
+    image: String,
+    user: String,
+    limits: Limits,
+    endpoint: Option<String>,
+    program_directories: Vec<String>,
+    directory: ClusterDirectory,
+    cancel: Cancel,
+    clients: RefCell<HashMap<String, Rc<Client>>>,
+}
+
+impl Docker {
+    /// The nodes of the cluster that `record` describes and `directory` belongs to. Docker is not asked yet.
+    #[must_use]
+    pub fn new(directory: &ClusterDirectory, record: &Record, engine: &dyn Engine, cancel: &Cancel) -> Self {
+        let Config { name, image, docker, shm_size, memory, cpus, user, bin_directory, .. } = &record.config;
+        let mut program_directories: Vec<String> =
+            engine.program_directories().iter().map(|directory| (*directory).to_owned()).collect();
+        // The one that is asked for counts more than any that is found.
+        program_directories.extend(bin_directory.as_ref().map(|bin| quote(&bin.to_string_lossy())));
+        Self {
+            id: record.id.clone(),
+            name: name.clone(),
+            image: image.clone().unwrap_or_else(|| engine.image().to_owned()),
+            user: user.clone().unwrap_or_else(|| USER.to_owned()),
+            limits: Limits { shm_size: shm_size.unwrap_or(SHM_SIZE), memory: *memory, cpus: *cpus },
+            endpoint: docker.clone(),
+            program_directories,
+            directory: directory.clone(),
+            cancel: cancel.clone(),
+            clients: RefCell::default(),
+        }
+    }
+
+    fn endpoint(&self, _node: &Node) -> Result<Endpoint> {
+        Endpoint::find(self.endpoint.as_deref())
+    }
+
+    /// The daemon of `node`, connected to once.
+    fn client(&self, node: &Node) -> Result<Rc<Client>> {
+        let endpoint = self.endpoint(node)?;
+        if let Some(client) = self.clients.borrow().get(&endpoint.to_string()) {
+            return Ok(Rc::clone(client));
+        }
+        let client = Rc::new(Client::connect(&endpoint)?);
+        self.clients.borrow_mut().insert(endpoint.to_string(), Rc::clone(&client));
+        Ok(client)
+    }
+
+    /// A node on each of the daemons.
+    fn one_per_daemon<'a>(&self, topology: &'a Topology) -> Result<Vec<&'a Node>> {
+        let mut seen = Vec::new();
+        let mut nodes = Vec::new();
+        for node in topology.nodes() {
+            let endpoint = self.endpoint(node)?;
+            if !seen.contains(&endpoint) {
+                seen.push(endpoint);
+                nodes.push(node);
+            }
+        }
+        Ok(nodes)
+    }
+
+    fn label(&self, node: &Node, what: &str) -> String {
+        format!("{}/{}/{what}", self.id, node.name)
+    }
+
+    fn user_of(&self, command: &Command) -> &str {
+        if command.as_root { "root" } else { &self.user }
+    }
+
+    /// Runs a command of `node` with `input` to its end; gives its exit code and what it printed.
+    fn run_with(&self, node: &Node, command: &Command, input: &[u8]) -> Result<(i64, Vec<u8>, Vec<u8>)> {
+        let client = self.client(node)?;
+        let (container, label) = (self.container_name(node), self.label(node, SETUP));
+        let exec = Exec { container: &container, label: &label, user: self.user_of(command), home: HOME, command };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = exec.run(&client, input, &self.cancel, |stream, bytes| {
+            if stream == Stream::Output {
+                out.extend_from_slice(bytes)
+            } else {
+                err.extend_from_slice(bytes)
+            }
+            Ok(())
+        })?;
+        Ok((code, out, err))
+    }
+
+    /// Runs a shell script as the container's root, with `args` as $1, $2, ...; `what` says what it is for.
+    fn script(
+        &self,
+        node: &Node,
+        script: &str,
+        args: &[&str],
+        input: &[u8],
+        what: impl FnOnce() -> String,
+    ) -> Result<()> {
+        let command = Command::new("sh").args(["-c", script, "sh"]).args(args.iter().copied()).as_root();
+        let (code, out, err) = self.run_with(node, &command, input)?;
+        if code == 0 {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&[out, err].concat()).trim().to_owned();
+        let full = said.contains("No space left on device");
+        let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Io };
+        Err(Error::new(kind, format!("{} of {}: {said}", what(), node.name)))
+    }
+
+    /// Whether the node's container is there, runs, and is ready.
+    fn is_ready(&self, node: &Node, devices: &Devices<'_>) -> Result<bool> {
+        let client = self.client(node)?;
+        let Some(container) = self.container(&client, node)? else { return Ok(false) };
+        let ready = container.running && container.devices == devices()?;
+        Ok(ready && self.has_volume(&client, node)? && self.stat(node, Path::new(READY))?.is_some())
+    }
+
+    fn make_ready(&self, node: &Node, devices: &Devices<'_>) -> Result<()> {
+        let client = self.client(node)?;
+        let devices = devices()?;
+        if !self.has_volume(&client, node)? {
+            self.make_volume(&client, node)?;
+        }
+        let found = self.container(&client, node)?;
+        let outdated = found.as_ref().is_some_and(|container| container.devices != devices);
+        if outdated {
+            self.remove_container(&client, node)?;
+        }
+        if found.is_none() || outdated {
+            self.make_container(&client, node, &devices)?;
+        }
+        self.start_container(&client, node)?;
+        if self.stat(node, Path::new(READY))?.is_some() {
+            return Ok(());
+        }
+        let prepare = self.prepare_script();
+        self.script(node, &prepare, &[&self.user, HOME, READY], &[], || "cannot prepare the container".to_owned())
+            .map_err(|error| {
+                error.with_hint(format!(
+                    "the image {} must have a user {}; name another with --user",
+                    self.image, self.user
+                ))
+            })
+    }
+
+    fn prepare_script(&self) -> String {
+        PREPARE.replace("DIRECTORIES", &self.program_directories.join(" "))
+    }
+
+    fn stat(&self, node: &Node, path: &Path) -> Result<Option<files::Stat>> {
+        files::stat(&*self.client(node)?, &self.container_name(node), path)
+    }
+
+    /// `docker`, and to which daemon.
+    fn shell_docker(&self, node: &Node) -> String {
+        match self.endpoint(node) {
+            Ok(endpoint) if endpoint.to_string().contains("://") && self.endpoint.is_some() => {
+                format!("docker --host {endpoint}")
+            }
+            Ok(endpoint) if !endpoint.to_string().contains("://") => format!("docker --context {endpoint}"),
+            _ => "docker".to_owned(),
+        }
+    }
+
+    fn shell_exec(&self, node: &Node, options: &str, command: &Command) -> String {
+        let user = self.user_of(command);
+        let environment: String = command
+            .environment
+            .iter()
+            .map(|(name, value)| format!("-e {} ", quote(&format!("{name}={value}"))))
+            .collect();
+        let bare = Command { environment: Vec::new(), ..command.clone() };
+        format!("{} exec {options}-u {user} {environment}{} {bare}", self.shell_docker(node), self.container_name(node))
+    }
+
+    fn root_script(script: &str, args: &[&str]) -> Command {
+        Command::new("sh").args(["-c", script, "sh"]).args(args.iter().copied()).as_root()
+    }
+
+    fn open_setup_log(&self, node: &Node) -> Result<std::fs::File> {
+        let path = self.setup_log(node);
+        let failed = || format!("cannot open the log {}", path.display());
+        std::fs::create_dir_all(self.directory.logs()).context(failed)?;
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&path).context(failed)
+    }
+}
+
+/// Makes $1, empty, the directory of user $2.
+const MAKE_DIRECTORY: &str = "rm -rf \"$1\" && mkdir -m 700 \"$1\" && chown \"$2:\" \"$1\"";
+/// Writes what it reads, $3 bytes, to $1, the file of user $2.
+const WRITE: &str = "umask 077; new=$1.given; head -c \"$3\" >\"$new\" && [ \"$(wc -c <\"$new\")\" -eq \"$3\" ] && \
+    chown \"$2:\" \"$new\" && sync \"$new\" && mv -f \"$new\" \"$1\"";
+/// Stores all of $1, and renames it to $2.
+const COMPLETE: &str = "sync -f \"$1\" && mv -T \"$1\" \"$2\" && sync -f \"$2\"";
+
+impl Runtime for Docker {
+    fn findings(&self, topology: &Topology) -> Result<Vec<Finding>> {
+        findings::all(self, topology)
+    }
+
+    fn shared_steps<'a>(&'a self, topology: &'a Topology) -> Vec<Step<'a>> {
+        // A place that cannot be found has been told of by then.
+        let nodes = self.one_per_daemon(topology).unwrap_or_default();
+        let several = nodes.len() > 1;
+        let mut steps = Vec::new();
+        for node in nodes {
+            let place = if several { format!(" for {}", node.name) } else { String::new() };
+            let docker = self.shell_docker(node);
+            let image = quote(&self.image);
+            steps.push(
+                Step::new(
+                    format!("have the image {}{place}", self.image),
+                    move || self.has_image(&*self.client(node)?),
+                    move || self.fetch_image(&*self.client(node)?),
+                )
+                .shell([format!("{docker} image inspect {image} >/dev/null 2>&1 || {docker} pull {image}")]),
+            );
+            steps.push(
+                Step::new(
+                    format!("make a network{place}"),
+                    move || self.has_network(&*self.client(node)?),
+                    move || self.make_network(&*self.client(node)?),
+                )
+                .shell([self.shell_make_network(&docker)]),
+            );
+        }
+        steps
+    }
+
+    fn node_steps<'a>(&'a self, node: &'a Node, devices: Devices<'a>) -> Vec<Step<'a>> {
+        let devices = Rc::new(devices);
+        let docker = self.shell_docker(node);
+        let shown = self.shell_make_container(&docker, node, &devices().unwrap_or_default());
+        let prepare = Self::root_script(&self.prepare_script(), &[&self.user, HOME, READY]);
+        let wanted = Rc::clone(&devices);
+        let make = Step::new(
+            format!("make a container for {}", node.name),
+            move || self.is_ready(node, &wanted),
+            move || self.make_ready(node, &devices),
+        )
+        .shell(shown)
+        .shell([self.shell(node, &prepare)]);
+        vec![make]
+    }
+
+    fn is_this_machine(&self) -> bool {
+        false
+    }
+
+    fn home(&self, _node: &Node) -> PathBuf {
+        HOME.into()
+    }
+
+    fn files(&self) -> String {
+        format!("{HOME} of each container, in the volumes onedisk-{}-*", self.name)
+    }
+
+    fn logs(&self) -> String {
+        format!("{HOME}/log of each container")
+    }
+
+    fn sockets(&self, _node: &Node) -> PathBuf {
+        Path::new(HOME).join("run")
+    }
+
+    fn address(&self, node: &Node) -> (String, u16) {
+        ("127.0.0.1".to_owned(), node.port)
+    }
+
+    fn peer_address(&self, node: &Node) -> (String, u16) {
+        (node.name.to_string(), node.port)
+    }
+
+    fn network(&self) -> Network {
+        // What comes through a published port comes from the network's own gateway.
+        Network { listen: "*", clients: "samenet" }
+    }
+
+    fn shell(&self, node: &Node, command: &Command) -> String {
+        self.shell_exec(node, "", command)
+    }
+
+    fn shell_make_directory(&self, node: &Node, path: &Path) -> String {
+        self.shell(node, &Self::root_script(MAKE_DIRECTORY, &[&path.to_string_lossy(), &self.user]))
+    }
+
+    fn shell_write(&self, node: &Node, path: &Path, source: &str) -> String {
+        let write = "umask 077; cat >\"$1\" && chown \"$2:\" \"$1\"";
+        let write = Self::root_script(write, &[&path.to_string_lossy(), &self.user]);
+        format!("({source}) | {}", self.shell_exec(node, "-i ", &write))
+    }
+
+    fn shell_start(&self, service: Service<'_>, command: &Command) -> String {
+        let log = self.log(service);
+        let start = format!("exec \"$@\" >>{} 2>&1", quote(&log.to_string_lossy()));
+        let mut started =
+            Command::new("sh").args(["-c", &start, service.name, &command.program]).args(command.args.clone());
+        started.environment.clone_from(&command.environment);
+        started.as_root = command.as_root;
+        self.shell_exec(service.node, "-d ", &started)
+    }
+
+    fn run(&self, node: &Node, command: &Command) -> Result<()> {
+        let client = self.client(node)?;
+        let mut log = self.open_setup_log(node)?;
+        let failed = |source| Error::io("cannot write the setup log", source);
+        writeln!(log, "$ {command}").map_err(failed)?;
+        let (container, label) = (self.container_name(node), self.label(node, SETUP));
+        let exec = Exec { container: &container, label: &label, user: self.user_of(command), home: HOME, command };
+        match exec.run(&client, &[], &self.cancel, |_, bytes| log.write_all(bytes).map_err(failed))? {
+            0 => Ok(()),
+            code => Err(Error::new(ErrorKind::Io, format!("`{command}` ended with exit status: {code}"))),
+        }
+    }
+
+    fn ask(&self, node: &Node, command: &Command) -> Result<Option<Output>> {
+        let client = self.client(node)?;
+        if !self.container(&client, node)?.is_some_and(|container| container.running) {
+            return Ok(None);
+        }
+        let (code, stdout, stderr) = self.run_with(node, command, &[])?;
+        Ok(Some(Output { status: exit_status(code), stdout, stderr }))
+    }
+
+    fn exec(&self, node: &Node, command: &Command) -> Result<ExitStatus> {
+        let client = self.client(node)?;
+        let (container, label) = (self.container_name(node), self.label(node, &format!("exec-{}", std::process::id())));
+        let exec = Exec { container: &container, label: &label, user: self.user_of(command), home: HOME, command };
+        exec.on_terminal(&client, &self.cancel).map(exit_status)
+    }
+
+    fn setup_log(&self, node: &Node) -> PathBuf {
+        self.directory.logs().join(format!("{}.setup.log", node.name))
+    }
+
+    fn make_directory(&self, node: &Node, path: &Path) -> Result<()> {
+        let what = || format!("cannot make the directory {}", path.display());
+        self.script(node, MAKE_DIRECTORY, &[&path.to_string_lossy(), &self.user], &[], what)
+    }
+
+    fn write(&self, node: &Node, path: &Path, content: &[u8]) -> Result<()> {
+        let what = || format!("cannot write {}", path.display());
+        let length = content.len().to_string();
+        self.script(node, WRITE, &[&path.to_string_lossy(), &self.user, &length], content, what)
+    }
+
+    fn read(&self, node: &Node, path: &Path) -> Result<Option<Vec<u8>>> {
+        files::read(&*self.client(node)?, &self.container_name(node), path)
+    }
+
+    fn modified(&self, node: &Node, path: &Path) -> Result<Option<SystemTime>> {
+        Ok(self.stat(node, path)?.map(|stat| stat.modified))
+    }
+
+    fn remove(&self, node: &Node, path: &Path) -> Result<()> {
+        let what = || format!("cannot remove {}", path.display());
+        if self.stat(node, path)?.is_none() {
+            return Ok(());
+        }
+        self.script(node, "rm -rf \"$1\"", &[&path.to_string_lossy()], &[], what)
+    }
+
+    fn complete(&self, node: &Node, from: &Path, to: &Path) -> Result<()> {
+        let what = || format!("cannot bring {} to stable storage as {}", from.display(), to.display());
+        self.script(node, COMPLETE, &[&from.to_string_lossy(), &to.to_string_lossy()], &[], what)
+    }
+
+    fn start(&self, service: Service<'_>, command: &Command) -> Result<()> {
+        let client = self.client(service.node)?;
+        let (container, label) = (self.container_name(service.node), self.label(service.node, service.name));
+        let exec = Exec { container: &container, label: &label, user: self.user_of(command), home: HOME, command };
+        exec.start(&client, &self.log(service).to_string_lossy())
+    }
+
+    fn process_id(&self, service: Service<'_>) -> Result<Option<u32>> {
+        Ok(self.find(service)?.map(|(process_id, _)| process_id))
+    }
+
+    fn stop(&self, service: Service<'_>, signal: Signal, patience: Duration) -> Result<()> {
+        const INTERVAL: Duration = Duration::from_millis(20);
+        let Some((_, user)) = self.find(service)? else { return Ok(()) };
+        let client = self.client(service.node)?;
+        let (container, label) = (self.container_name(service.node), self.label(service.node, service.name));
+        exec::signal(&client, &container, &label, &user, signal.as_str().trim_start_matches("SIG"))?;
+        let deadline = Instant::now() + patience;
+        while let Some((process_id, _)) = self.find(service)? {
+            self.cancel.check("waiting for a process to end")?;
+            if Instant::now() >= deadline {
+                let (name, node) = (service.name, &service.node.name);
+                let patience = patience.as_secs();
+                return Err(Error::new(
+                    ErrorKind::Io,
+                    format!("{name} of {node} (process {process_id}) still runs {patience} s after {signal}"),
+                )
+                .with_hint(format!("see {} in {container}", self.log(service).display())));
+            }
+            std::thread::sleep(INTERVAL);
+        }
+        Ok(())
+    }
+
+    fn log(&self, service: Service<'_>) -> PathBuf {
+        Path::new(HOME).join("log").join(format!("{}.log", service.name))
+    }
+
+    fn log_length(&self, service: Service<'_>) -> Result<Option<u64>> {
+        Ok(self.stat(service.node, &self.log(service))?.map(|stat| stat.length))
+    }
+
+    fn read_log(&self, service: Service<'_>, start: u64) -> Result<Vec<u8>> {
+        let log = self.log(service);
+        let tail = Command::new("tail").args(["-c", &format!("+{}", start + 1), &log.to_string_lossy()]).as_root();
+        if let Some(answer) = self.ask(service.node, &tail)? {
+            return Ok(answer.stdout);
+        }
+        // A container that is stopped runs nothing, but has its files.
+        let whole = self.read(service.node, &log)?.unwrap_or_default();
+        Ok(whole.get(usize::try_from(start).unwrap_or(usize::MAX)..).unwrap_or_default().to_vec())
+    }
+
+    fn disk_usage(&self, node: &Node) -> ByteSize {
+        let usage = Command::new("du").args(["-sk", HOME]).as_root();
+        let answer = self.ask(node, &usage).ok().flatten().map(|answer| answer.stdout).unwrap_or_default();
+        let text = String::from_utf8_lossy(&answer);
+        ByteSize::kib(text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0))
+    }
+
+    fn end_stragglers(&self) -> Result<()> {
+        let nodes = self.directory.record()?.map(|record| record.topology);
+        for node in nodes.iter().flat_map(Topology::nodes) {
+            let client = self.client(node)?;
+            let Some(container) = self.container(&client, node)?.filter(|container| container.running) else {
+                continue;
+            };
+            let name = self.container_name(node);
+            for running in exec::running(&client, &name, &container.commands)? {
+                if running.label == self.label(node, SETUP) {
+                    exec::signal(&client, &name, &running.label, &running.user, "KILL")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_node(&self, node: &Node, purge: bool) -> Result<()> {
+        let client = self.client(node)?;
+        if !purge {
+            return self.stop_container(&client, node);
+        }
+        self.remove_container(&client, node)?;
+        self.remove_volume(&client, node)
+    }
+
+    fn remove_shared(&self, topology: &Topology) -> Result<()> {
+        self.one_per_daemon(topology)?.into_iter().try_for_each(|node| self.remove_network(&*self.client(node)?))
+    }
+}
+
+impl Docker {
+    /// The process id of a service, and whom it runs as.
+    fn find(&self, service: Service<'_>) -> Result<Option<(u32, String)>> {
+        let client = self.client(service.node)?;
+        let Some(container) = self.container(&client, service.node)?.filter(|container| container.running) else {
+            return Ok(None);
+        };
+        let (name, label) = (self.container_name(service.node), self.label(service.node, service.name));
+        for running in exec::running(&client, &name, &container.commands)? {
+            if running.label == label
+                && let Some(process_id) = running.process_id
+            {
+                return Ok(Some((process_id, running.user)));
+            }
+        }
+        for user in [self.user.as_str(), "root"] {
+            if let Some(process_id) = exec::find(&client, &name, &label, user)?.first() {
+                return Ok(Some((*process_id, user.to_owned())));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn exit_status(code: i64) -> ExitStatus {
+    ExitStatus::from_raw((i32::try_from(code).unwrap_or(i32::from(u8::MAX)) & 0xff) << 8)
+}
