@@ -3,6 +3,7 @@
 //! Every experiment ends in one [`report::Run`]: what was measured, on what, how, and what was found.
 
 pub mod disk;
+pub mod lag;
 pub mod load;
 pub mod report;
 pub mod tune;

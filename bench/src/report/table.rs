@@ -97,9 +97,12 @@ fn section_text(section: &Section) -> String {
     }
     header.extend(section.parameters.iter().map(|parameter| parameter.label.to_string()));
     let left = header.len();
+    let rounds = section.measures.first().is_some_and(|measure| {
+        section.cells.iter().any(|cell| cell.figures.get(&*measure.name).is_some_and(|figure| figure.samples.len() > 1))
+    });
     for (index, measure) in section.measures.iter().enumerate() {
         header.push(measure.label.to_string());
-        if index == 0 {
+        if index == 0 && rounds {
             header.push("rounds".to_owned());
         }
     }
@@ -115,7 +118,7 @@ fn section_text(section: &Section) -> String {
         }));
         for (index, measure) in section.measures.iter().enumerate() {
             row.push(figure_text(cell, measure));
-            if index == 0 {
+            if index == 0 && rounds {
                 row.push(cell.figures.get(&*measure.name).and_then(spread_text).unwrap_or_default());
             }
         }

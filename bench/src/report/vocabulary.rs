@@ -20,6 +20,10 @@ pub const RATE: Parameter = Parameter::new("rate", "arrivals", Unit::PerSecond);
 pub const FDATASYNC: Parameter = Parameter::new("fdatasync", "writes per fdatasync", Unit::Count);
 /// The program that made the load: this one, or a rival.
 pub const PROGRAM: Parameter = Parameter::new("program", "program", Unit::Count);
+/// Which replica looked.
+pub const READER: Parameter = Parameter::new("reader", "reader", Unit::Count);
+/// Which kind of transaction was written.
+pub const TRANSACTION: Parameter = Parameter::new("transaction", "transaction", Unit::Count);
 
 /// Operations done per second.
 pub const IOPS: Measure = Measure::new("iops", "IOPS", Unit::PerSecond, Better::Higher);
@@ -31,6 +35,38 @@ pub const P50: Measure = Measure::new("p50", "p50", Unit::Nanoseconds, Better::L
 pub const P99: Measure = Measure::new("p99", "p99", Unit::Nanoseconds, Better::Lower);
 /// The latency 999 of 1000 operations stay below.
 pub const P999: Measure = Measure::new("p99.9", "p99.9", Unit::Nanoseconds, Better::Lower);
+/// The longest latency.
+pub const MAX: Measure = Measure::new("max", "max", Unit::Nanoseconds, Better::Lower);
+/// The time from the intended beginning of a transaction to its being seen that half of all stay below.
+pub const INTENDED_P50: Measure = Measure::new("intended_p50", "from due p50", Unit::Nanoseconds, Better::Lower);
+/// The time from the intended beginning of a transaction to its being seen that 99 of 100 stay below.
+pub const INTENDED_P99: Measure = Measure::new("intended_p99", "from due p99", Unit::Nanoseconds, Better::Lower);
+/// The time of a commit, from its sending to its acknowledgement, that half of all stay below.
+pub const COMMIT_P50: Measure = Measure::new("commit_p50", "commit p50", Unit::Nanoseconds, Better::Lower);
+/// The time of a look at a reader that half of all stay below: no lag below it can be told.
+pub const POLL_P50: Measure = Measure::new("poll_p50", "poll p50", Unit::Nanoseconds, Better::Lower);
+/// How far apart the two looks are between which something became visible, in the median.
+pub const RESOLUTION: Measure = Measure::new("resolution", "known to", Unit::Nanoseconds, Better::Lower);
+/// The share of samples of which only an upper bound is known, as the first look saw them.
+pub const CENSORED: Measure = Measure::new("censored", "censored", Unit::Ratio, Better::Lower);
+/// Transactions that were sent and never acknowledged.
+pub const LOST: Measure = Measure::new("lost", "lost", Unit::Count, Better::Lower);
+/// Transactions that were acknowledged and never seen.
+pub const TIMED_OUT: Measure = Measure::new("timed_out", "timed out", Unit::Count, Better::Lower);
+/// The share of what an open loop had to send that it sent.
+pub const RATE_KEPT: Measure = Measure::new("rate_kept", "rate kept", Unit::Ratio, Better::Higher);
+/// What `pg_stat_replication` calls `write_lag`, in the mean.
+pub const WRITE_LAG: Measure = Measure::new("write_lag", "write lag", Unit::Nanoseconds, Better::Lower);
+/// What `pg_stat_replication` calls `flush_lag`, in the mean.
+pub const FLUSH_LAG: Measure = Measure::new("flush_lag", "flush lag", Unit::Nanoseconds, Better::Lower);
+/// What `pg_stat_replication` calls `replay_lag`, in the mean.
+pub const REPLAY_LAG: Measure = Measure::new("replay_lag", "replay lag", Unit::Nanoseconds, Better::Lower);
+/// Bytes of WAL that a reader has not replayed, in the mean.
+pub const BEHIND: Measure = Measure::new("behind", "not replayed", Unit::Bytes, Better::Lower);
+/// Bytes of WAL that a reader has received and not replayed, in the mean.
+pub const RECEIVED: Measure = Measure::new("received", "received of it", Unit::Bytes, Better::Lower);
+/// Bytes of WAL that a PolarDB reader has yet to replay in the background, in the mean.
+pub const BACKGROUND: Measure = Measure::new("background", "left to background", Unit::Bytes, Better::Lower);
 /// The latency half of all fdatasyncs stay below.
 pub const SYNC_P50: Measure = Measure::new("fdatasync_p50", "fdatasync p50", Unit::Nanoseconds, Better::Lower);
 /// Processor time, user and system, that one operation takes.

@@ -4,6 +4,7 @@ mod compare;
 mod completions;
 mod disk;
 mod keep;
+mod lag;
 mod report;
 mod shown;
 mod time;
@@ -35,6 +36,7 @@ enum Command {
     Compare(compare::Args),
     Completions(completions::Args),
     Disk(Box<disk::Args>),
+    Lag(Box<lag::Args>),
     Report(report::Args),
     Tune(tune::Args),
 }
@@ -48,6 +50,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Compare(args) => compare::run(args, cli.output),
         Command::Completions(args) => completions::run(args),
         Command::Disk(args) => disk::run(args, cli.output),
+        Command::Lag(args) => lag::run(args, cli.output),
         Command::Report(args) => report::run(args, cli.output),
         Command::Tune(args) => tune::run(args, cli.output),
     }
