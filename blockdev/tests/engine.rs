@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use blockdev::engine::{Choice, Completion, Config, Engine, Kind, Op, Reserve, Span, Target, uring_works};
+use blockdev::buffer::Memory;
+use blockdev::engine::{Choice, Completion, Config, Engine, Kind, Lent, Op, Reserve, Span, Target, uring_works};
 use blockdev::loopdev;
 use proptest::prelude::*;
 
@@ -85,6 +86,35 @@ fn written_blocks_are_read_back() {
         engine.submit(9, Op::Read { file: 0, offset: 7 * 8192, span: Span::whole(0, 4096) }).unwrap();
         drained(&mut engine).pop().unwrap().result.unwrap();
         assert!(engine.buffer(0).iter().all(|byte| *byte == 8));
+    });
+}
+
+#[test]
+fn memory_of_others_is_written_and_read_where_it_is() {
+    both(|choice| {
+        let disk = Disk::new(1 << 20);
+        let mut engine = disk.engine(choice, 4, 1, 4096);
+        let memory = Memory::new(1 << 20).unwrap();
+        // SAFETY: nobody else uses the memory, which outlives the engine's operations on it: they are waited for.
+        let lent = unsafe { Lent::new(memory.as_ptr(), 1 << 20) };
+        // SAFETY: as above.
+        let bytes = || unsafe { std::slice::from_raw_parts_mut(memory.as_ptr().as_ptr(), 1 << 20) };
+        bytes().iter_mut().enumerate().for_each(|(index, byte)| *byte = (index % 251) as u8);
+        let written = bytes().to_vec();
+        engine.submit(1, Op::WriteLent { file: 0, offset: 4096, memory: lent.part(8192, 512 << 10) }).unwrap();
+        drained(&mut engine).pop().unwrap().result.unwrap();
+        assert_eq!(disk.bytes()[4096..][..512 << 10], written[8192..][..512 << 10]);
+        bytes().fill(0);
+        engine.submit(2, Op::ReadLent { file: 0, offset: 4096, memory: lent.part(0, 512 << 10) }).unwrap();
+        drained(&mut engine).pop().unwrap().result.unwrap();
+        assert_eq!(bytes()[..512 << 10], written[8192..][..512 << 10]);
+        assert!(bytes()[512 << 10..].iter().all(|byte| *byte == 0));
+        let beyond = Op::ReadLent { file: 0, offset: (1 << 20) - 4096, memory: lent.part(0, 8192) };
+        engine.submit(3, beyond).unwrap();
+        let error = drained(&mut engine).pop().unwrap().result.unwrap_err();
+        let path = disk.path.display();
+        assert_eq!(error.to_string(), format!("{path}: read of 4096 bytes at offset 1048576 failed"));
+        assert!(engine.submit(4, Op::ReadLent { file: 0, offset: 0, memory: lent.part(0, 0) }).is_err());
     });
 }
 

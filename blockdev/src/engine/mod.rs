@@ -34,7 +34,7 @@ use std::time::Duration;
 use crate::buffer::Memory;
 use crate::error::{Error, ErrorKind, Result};
 
-pub use op::{Choice, Completion, Config, Kind, Op, QUEUE_DEPTH_MAX, Reserve, Span, Target};
+pub use op::{Choice, Completion, Config, Kind, Lent, Op, QUEUE_DEPTH_MAX, Reserve, Span, Target};
 pub use probe::uring_works;
 
 /// How often in a row an operation that makes no progress (EINTR, EAGAIN) is tried again.
@@ -43,8 +43,8 @@ const RETRIES_MAX: u32 = 1000;
 /// One system call on its way: what a backend carries. Pointers stay valid until it is reported done.
 #[derive(Debug, Clone, Copy)]
 enum Call {
-    Read { file: u32, fd: RawFd, at: NonNull<u8>, len: u32, offset: u64 },
-    Write { file: u32, fd: RawFd, at: NonNull<u8>, len: u32, offset: u64 },
+    Read { file: u32, fd: RawFd, at: NonNull<u8>, len: u32, offset: u64, lent: bool },
+    Write { file: u32, fd: RawFd, at: NonNull<u8>, len: u32, offset: u64, lent: bool },
     Fdatasync { file: u32, fd: RawFd },
     Fallocate { file: u32, fd: RawFd, mode: i32, offset: u64, len: u64 },
     BlockDiscard { file: u32, fd: RawFd, offset: u64, len: u64 },
@@ -261,6 +261,10 @@ impl Engine {
                 loans.writes += 1;
             }
         }
+        if let Op::ReadLent { memory: Lent { len: 0, .. }, .. } | Op::WriteLent { memory: Lent { len: 0, .. }, .. } = op
+        {
+            return Err(Error::invalid("no bytes of memory are lent"));
+        }
         let Some(slot) = self.free.pop() else { unreachable!("checked above") };
         self.slots[slot as usize] = Some(InFlight { tag, op, done: 0, retries: 0 });
         self.push(slot, op, 0);
@@ -271,16 +275,27 @@ impl Engine {
     fn push(&mut self, slot: u32, op: Op, done: u32) {
         let target = &self.targets[op.file() as usize];
         let (file, fd) = (op.file(), target.file.as_raw_fd());
-        let at = |span: Span| {
-            // SAFETY: `submit` checked that the span lies inside its buffer, and `done` is less than its length.
-            unsafe { self.buffer_start(span.buffer).add((span.start + done) as usize) }
-        };
+        let left = |offset: u64, len: u32| (offset + u64::from(done), len - done);
+        // SAFETY: `submit` checked that the span lies inside its buffer, and `done` is less than its length.
+        let at = |span: Span| unsafe { self.buffer_start(span.buffer).add((span.start + done) as usize) };
+        // SAFETY: who lent the memory promised that it is there, and `done` is less than its length.
+        let lent = |memory: Lent| unsafe { memory.start.add(done as usize) };
         let call = match op {
             Op::Read { offset, span, .. } => {
-                Call::Read { file, fd, at: at(span), len: span.len - done, offset: offset + u64::from(done) }
+                let (offset, len) = left(offset, span.len);
+                Call::Read { file, fd, at: at(span), len, offset, lent: false }
             }
             Op::Write { offset, span, .. } => {
-                Call::Write { file, fd, at: at(span), len: span.len - done, offset: offset + u64::from(done) }
+                let (offset, len) = left(offset, span.len);
+                Call::Write { file, fd, at: at(span), len, offset, lent: false }
+            }
+            Op::ReadLent { offset, memory, .. } => {
+                let (offset, len) = left(offset, memory.len);
+                Call::Read { file, fd, at: lent(memory), len, offset, lent: true }
+            }
+            Op::WriteLent { offset, memory, .. } => {
+                let (offset, len) = left(offset, memory.len);
+                Call::Write { file, fd, at: lent(memory), len, offset, lent: true }
             }
             Op::Fdatasync { .. } => Call::Fdatasync { file, fd },
             Op::Fallocate { mode, offset, len, .. } => Call::Fallocate { file, fd, mode: mode.flags(), offset, len },
@@ -324,10 +339,7 @@ impl Engine {
         let Some(mut flight) = self.slots[done.slot as usize] else {
             unreachable!("the backend reports only slots that were pushed");
         };
-        let wanted = match flight.op {
-            Op::Read { span, .. } | Op::Write { span, .. } => Some(span.len - flight.done),
-            _ => None,
-        };
+        let wanted = flight.op.moves().map(|(_, len)| len - flight.done);
         let result = match (u32::try_from(done.result), wanted) {
             (Ok(got), Some(wanted)) if got > 0 && got < wanted => {
                 flight.done += got;
@@ -365,12 +377,10 @@ impl Engine {
     fn failure(&self, flight: InFlight, errno: Option<i32>) -> Error {
         let path = self.targets[flight.op.file() as usize].path.display();
         let verb = flight.op.verb();
-        let (offset, len) = match flight.op {
-            Op::Read { offset, span, .. } | Op::Write { offset, span, .. } => {
-                (offset + u64::from(flight.done), u64::from(span.len - flight.done))
-            }
-            Op::Fallocate { offset, len, .. } | Op::Discard { offset, len, .. } => (offset, len),
-            Op::Fdatasync { .. } => (0, 0),
+        let (offset, len) = match (flight.op, flight.op.moves()) {
+            (_, Some((offset, len))) => (offset + u64::from(flight.done), u64::from(len - flight.done)),
+            (Op::Fallocate { offset, len, .. } | Op::Discard { offset, len, .. }, _) => (offset, len),
+            _ => (0, 0),
         };
         let what = match flight.op {
             Op::Fdatasync { .. } => format!("{path}: fdatasync failed"),
@@ -378,7 +388,7 @@ impl Engine {
         };
         match (errno, flight.op) {
             (Some(errno), _) => Error::io(what, io::Error::from_raw_os_error(errno)),
-            (None, Op::Read { .. }) => Error::new(ErrorKind::Io, what)
+            (None, Op::Read { .. } | Op::ReadLent { .. }) => Error::new(ErrorKind::Io, what)
                 .with_source(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends there")),
             (None, _) => Error::new(ErrorKind::Io, what)
                 .with_source(io::Error::new(io::ErrorKind::WriteZero, "nothing was written")),

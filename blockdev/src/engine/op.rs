@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,49 @@ impl Span {
     }
 }
 
+/// Memory that is not the engine's: of the caller, or shared with another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lent {
+    pub(super) start: NonNull<u8>,
+    pub(super) len: u32,
+}
+
+impl Lent {
+    /// The `len` bytes from `start` on, at least one. With O_DIRECT, `start` is aligned as the file asks for.
+    ///
+    /// # Safety
+    /// The memory stays valid until every operation on it is complete or the engine is dropped, which waits for that. Until
+    /// then nobody else writes it; and nobody else reads it, where it is being read into.
+    #[must_use]
+    pub unsafe fn new(start: NonNull<u8>, len: u32) -> Self {
+        Self { start, len }
+    }
+
+    /// Its first byte.
+    #[must_use]
+    pub fn start(self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// How many bytes it is.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(self) -> u32 {
+        self.len
+    }
+
+    /// The `len` bytes of it from `from` on.
+    ///
+    /// # Panics
+    /// When it has not so many.
+    #[must_use]
+    pub fn part(self, from: u32, len: u32) -> Self {
+        assert!(u64::from(from) + u64::from(len) <= u64::from(self.len), "{len} bytes from {from} of {}", self.len);
+        // SAFETY: inside the memory, as was just seen.
+        Self { start: unsafe { self.start.add(from as usize) }, len }
+    }
+}
+
 /// How to reserve space, as fallocate(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reserve {
@@ -173,6 +217,24 @@ pub enum Op {
         /// Where in memory.
         span: Span,
     },
+    /// Fill memory that is not the engine's from the disk, as [`Op::Read`].
+    ReadLent {
+        /// Index into the engine's targets.
+        file: u32,
+        /// Where on the disk.
+        offset: u64,
+        /// Where in memory.
+        memory: Lent,
+    },
+    /// Write memory that is not the engine's to the disk.
+    WriteLent {
+        /// Index into the engine's targets.
+        file: u32,
+        /// Where on the disk.
+        offset: u64,
+        /// Where in memory.
+        memory: Lent,
+    },
     /// Make what completed before durable, as fdatasync(2).
     Fdatasync {
         /// Index into the engine's targets.
@@ -206,17 +268,30 @@ impl Op {
         match self {
             Self::Read { file, .. }
             | Self::Write { file, .. }
+            | Self::ReadLent { file, .. }
+            | Self::WriteLent { file, .. }
             | Self::Fdatasync { file }
             | Self::Fallocate { file, .. }
             | Self::Discard { file, .. } => file,
         }
     }
 
+    /// Where on the disk it moves how many bytes, if it moves any.
+    pub(super) fn moves(self) -> Option<(u64, u32)> {
+        match self {
+            Self::Read { offset, span, .. } | Self::Write { offset, span, .. } => Some((offset, span.len)),
+            Self::ReadLent { offset, memory, .. } | Self::WriteLent { offset, memory, .. } => {
+                Some((offset, memory.len))
+            }
+            Self::Fdatasync { .. } | Self::Fallocate { .. } | Self::Discard { .. } => None,
+        }
+    }
+
     /// What it is called in an error.
     pub(super) fn verb(self) -> &'static str {
         match self {
-            Self::Read { .. } => "read",
-            Self::Write { .. } => "write",
+            Self::Read { .. } | Self::ReadLent { .. } => "read",
+            Self::Write { .. } | Self::WriteLent { .. } => "write",
             Self::Fdatasync { .. } => "fdatasync",
             Self::Fallocate { .. } => "fallocate",
             Self::Discard { .. } => "discard",

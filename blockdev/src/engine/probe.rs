@@ -22,7 +22,7 @@ pub fn uring_works() -> io::Result<()> {
     file.write_all(PATTERN)?;
     let memory = Memory::new(4096).map_err(io::Error::other)?;
     let mut ring = Uring::new(1, false, &memory, memory.len(), &[file.as_raw_fd()], &mut Vec::new())?;
-    let read = Call::Read { file: 0, fd: file.as_raw_fd(), at: memory.as_ptr(), len: 8, offset: 0 };
+    let read = Call::Read { file: 0, fd: file.as_raw_fd(), at: memory.as_ptr(), len: 8, offset: 0, lent: false };
     ring.push(0, read);
     let mut done = Vec::new();
     ring.wait(1, Some(Duration::from_secs(1)), &mut done)?;

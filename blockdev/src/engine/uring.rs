@@ -121,13 +121,13 @@ impl Uring {
 
     fn entry(&self, call: Call) -> Entry {
         match call {
-            Call::Read { file, at, len, offset, .. } if self.buffers_registered => {
+            Call::Read { file, at, len, offset, lent: false, .. } if self.buffers_registered => {
                 opcode::ReadFixed::new(Fixed(file), at.as_ptr(), len, MEMORY_INDEX).offset(offset).build()
             }
             Call::Read { file, at, len, offset, .. } => {
                 opcode::Read::new(Fixed(file), at.as_ptr(), len).offset(offset).build()
             }
-            Call::Write { file, at, len, offset, .. } if self.buffers_registered => {
+            Call::Write { file, at, len, offset, lent: false, .. } if self.buffers_registered => {
                 opcode::WriteFixed::new(Fixed(file), at.as_ptr(), len, MEMORY_INDEX).offset(offset).build()
             }
             Call::Write { file, at, len, offset, .. } => {

@@ -260,14 +260,24 @@ impl OpenFile {
         Ok(Self { file, path: self.path.clone(), engine: self.engine, witness: self.witness.clone() })
     }
 
+    /// A queue of this thread's to the same device, with the same engine, and who sees what is written.
+    pub(super) fn engine(self, config: &Config) -> Result<(Engine, Option<Arc<dyn Witness>>)> {
+        let engine = Engine::open(self.choice(), config, vec![Target::new(self.file, self.path)])?;
+        Ok((engine, self.witness))
+    }
+
     /// The same device on this thread, with the same engine.
     pub(super) fn device(self) -> Result<Device> {
-        let engine = match self.engine {
+        let engine = self.choice();
+        Ok(Device { witness: self.witness, ..Device::over(self.file, &self.path, engine)? })
+    }
+
+    fn choice(&self) -> Choice {
+        match self.engine {
             Kind::Uring => Choice::Uring,
             Kind::UringSqpoll => Choice::UringSqpoll,
             Kind::Threads => Choice::Threads,
-        };
-        Ok(Device { witness: self.witness, ..Device::over(self.file, &self.path, engine)? })
+        }
     }
 }
 

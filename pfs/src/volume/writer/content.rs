@@ -1,121 +1,131 @@
-//! The content of files, read and written.
+//! The content of files, read and written: many at once on one thread.
 
-use std::sync::PoisonError;
+use std::collections::{BTreeMap, VecDeque};
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
-use blockdev::{Error, Result};
+use blockdev::engine::{Completion, Config, Engine, Lent, Op, Span};
+use blockdev::{Error, ErrorKind, Result};
 use nix::errno::Errno;
 
-use crate::format::{BLOCK_SIZE, Bda, BlktagNo, BlockIndex, InodeNo, SECTOR_SIZE};
+use crate::format::Bda;
 
-use super::super::data::{FileMap, Segment};
-use super::super::device::{self, Device, Source};
-use super::names::Now;
-use super::sectors::Part;
-use super::{Allocate, Handle, Writer};
+use super::super::data::Segment;
+use super::super::device::Witness;
+use super::log::Ticket;
+use super::plan::{Plan, Run, SECTOR, Using};
+use super::sectors::Hold;
+use super::{Handle, Position, Writer};
 
-const BLOCK: u64 = BLOCK_SIZE.bytes();
-const SECTOR: u64 = SECTOR_SIZE as u64;
+/// I/Os in flight at once.
+const QUEUE_DEPTH: u32 = 64;
+
+/// How many buffers there are for what is not aligned, and how large they are.
+const BUFFERS: u32 = 16;
+const BUFFER: usize = 64 << 10;
+
+/// Most bytes in one I/O.
+const IO_MAX: u64 = 1 << 30;
+
+/// How often to look at what ends without an I/O of this thread's: the journal, or somebody else's use of a file.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// A thread's way to the content of files: it stays on the thread that asked for it.
+///
+/// Data go directly from and to the caller's memory, in one I/O as far as they are together on the device, where address,
+/// length and position are multiples of a sector (4096 bytes). What is not goes through buffers, and the sectors that are
+/// written in part are read before.
+///
+/// Whoever truncates or removes a file waits for everything that was started on it: not for what the same thread started and
+/// does not [complete](Self::complete).
 #[derive(Debug)]
 pub struct Content<'a> {
+    // Declared first, dropped first: it waits for what is in flight.
+    engine: Option<Engine>,
+    witness: Option<Arc<dyn Witness>>,
     writer: &'a Writer,
-    device: Device,
+    /// By the order in which they came.
+    requests: BTreeMap<u64, Request<'a>>,
+    next: u64,
+    buffers: Vec<u32>,
+    /// What is in flight: whose it is, and what. The index is the tag of the I/O.
+    flights: Vec<Option<(u64, Flight)>>,
+    /// What is done and not told yet.
+    finished: Vec<(u64, Finished)>,
+    done: Vec<Completion>,
 }
 
-/// Where in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Position {
-    /// So many bytes from its start.
-    At(u64),
-    /// At its end, wherever that is by then.
-    End,
+/// Reading or writing that was asked for.
+#[derive(Debug)]
+struct Request<'a> {
+    tag: u64,
+    file: Handle,
+    what: What,
+    memory: Lent,
+    stage: Stage,
+    /// What is to be moved yet.
+    pieces: VecDeque<Piece>,
+    in_flight: usize,
+    using: Option<Using<'a>>,
+    hold: Option<Hold<'a>>,
+    /// How many bytes were there to be read, or where writing began.
+    answer: u64,
+    failed: Option<Error>,
 }
 
-/// What writing does to a file.
-#[derive(Debug, Default)]
-struct Plan {
-    /// Data of the file go to the device: neighbouring bytes of the file that are neighbours there.
-    runs: Vec<Run>,
-    /// The blocks that are written further than they were, and how far.
-    written: Vec<(BlktagNo, u64)>,
-    /// Whether some block is not there yet.
-    lacks_blocks: bool,
-    /// Whether the file will be longer.
-    grows: bool,
+#[derive(Debug)]
+enum What {
+    Read(u64),
+    Write(Position, Plan),
 }
 
-/// Bytes that are together in the file and on the device.
-#[derive(Debug, PartialEq, Eq)]
-struct Run {
-    /// Where it starts on the device.
-    at: u64,
-    /// How many zeroes come first: what was skipped since the last write to a block.
-    zeroes: u64,
-    /// How many bytes of data.
-    data: u64,
-    /// How many bytes after it, up to the end of its last sector, are to stay.
-    keep: bool,
+/// How far it is.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// Somebody may be alone with the file.
+    New,
+    /// The journal must have a transaction first.
+    Allocating(Ticket),
+    /// Somebody may be writing the same sectors.
+    Holding,
+    Moving,
+    Flushing,
+    /// The journal must have what was written.
+    Counting(Ticket),
+    Done,
 }
 
-impl Run {
-    fn end(&self) -> u64 {
-        self.at + self.zeroes + self.data
-    }
+/// One I/O, or two of the same sectors.
+#[derive(Debug, Clone, Copy)]
+enum Piece {
+    /// Straight from or to memory.
+    Direct { at: u64, from: u32, len: u32 },
+    /// Whole sectors into a buffer, and some of their bytes into memory.
+    Read { at: u64, sectors: u32, skip: u32, from: u32, len: u32 },
+    /// Whole sectors of a run out of a buffer; what of them is to stay is read into it before. The run's data are in memory
+    /// from there on.
+    Write { at: u64, sectors: u32, read: bool, run: Run, from: u32 },
 }
 
-impl Plan {
-    /// What writing bytes `from` to `to` does to a file.
-    fn new(file: &FileMap, from: u64, to: u64) -> Self {
-        let mut plan = Self { grows: to > file.size, ..Self::default() };
-        let mut at = from;
-        while at < to {
-            let (index, within) = BlockIndex::of(at);
-            let len = (BLOCK - within).min(to - at);
-            at += len;
-            let Some(block) = file.block(index) else {
-                plan.lacks_blocks = true;
-                continue;
-            };
-            let written = u64::from(block.hole.written());
-            let zeroes = within.saturating_sub(written);
-            let (start, end) = (block.tag.block().start().bytes() + within - zeroes, within + len);
-            if end > written {
-                plan.written.push((block.tag, end));
-            }
-            let keep = end < written;
-            match plan.runs.last_mut() {
-                Some(last) if last.end() == start && zeroes == 0 => {
-                    last.data += len;
-                    last.keep = keep;
-                }
-                _ => plan.runs.push(Run { at: start, zeroes, data: len, keep }),
-            }
-        }
-        plan
-    }
-
-    /// Whether it changes the file's metadata.
-    fn extends(&self) -> bool {
-        self.lacks_blocks || self.grows || !self.written.is_empty()
-    }
+#[derive(Debug, Clone, Copy)]
+enum Flight {
+    Direct,
+    Flush,
+    Read(Piece, u32),
+    /// The sectors that a piece to be written is to keep something of.
+    Before(Piece, u32),
+    Write(u32),
 }
 
-/// Somebody uses a file's content until this is dropped.
-struct Using<'a> {
-    writer: &'a Writer,
-    file: InodeNo,
-    extending: bool,
-}
-
-impl Drop for Using<'_> {
-    fn drop(&mut self) {
-        let extending = self.extending;
-        self.writer.use_ends(self.file, |used| {
-            used.shared -= 1;
-            used.extending &= !extending;
-        });
-    }
+/// Something that was asked for and is done.
+#[derive(Debug)]
+pub struct Finished {
+    /// What it was asked for with.
+    pub tag: u64,
+    /// How many bytes were there to be read, fewer than asked for only at the end of the file; or where in the file what was
+    /// written begins.
+    pub result: Result<u64>,
 }
 
 impl Writer {
@@ -125,159 +135,494 @@ impl Writer {
     /// When the device cannot be opened once more.
     pub fn content(&self) -> Result<Content<'_>> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).try_clone()?;
-        Ok(Content { writer: self, device: file.device()? })
+        let (engine, witness) = file.engine(&Config::new(QUEUE_DEPTH, BUFFERS, BUFFER))?;
+        Ok(Content {
+            engine: Some(engine),
+            witness,
+            writer: self,
+            requests: BTreeMap::new(),
+            next: 0,
+            buffers: (0..BUFFERS).collect(),
+            flights: vec![None; QUEUE_DEPTH as usize],
+            finished: Vec::new(),
+            done: Vec::new(),
+        })
     }
 }
 
-impl Content<'_> {
-    /// Fills `into` from byte `offset` of a file on. Returns how many bytes there were: fewer than asked for only at the end
-    /// of the file. What was never written reads as zeroes.
+impl<'a> Content<'a> {
+    /// Fills `into` from byte `offset` of a file on, and waits for that. Returns how many bytes there were: fewer than asked
+    /// for only at the end of the file. What was never written reads as zeroes.
     ///
     /// # Errors
-    /// ENOENT once the file was removed, EISDIR for a directory; or when the device cannot be read.
+    /// ENOENT once the file was removed, EISDIR for a directory; or when the device cannot be read. No more than 1 GiB can
+    /// be read at once.
     pub fn read(&mut self, file: Handle, offset: u64, into: &mut [u8]) -> Result<usize> {
-        let (segments, using) = self.writer.start_reading(file, offset, into.len() as u64)?;
-        let mut parts = Vec::new();
-        let (asked, mut rest) = (into.len(), into);
-        for segment in segments {
-            #[allow(clippy::cast_possible_truncation, reason = "no longer than `into`")]
-            let (part, later) = rest.split_at_mut(segment.len() as usize);
-            rest = later;
-            match segment {
-                Segment::Data { at, .. } => parts.push(device::Part { at, into: part }),
-                Segment::Zero { .. } => part.fill(0),
-            }
-        }
-        let filled = asked - rest.len();
-        self.device.read_parts(parts)?;
-        drop(using);
-        Ok(filled)
+        let Some(memory) = lend(into.as_mut_ptr(), into.len())? else { return Ok(0) };
+        let count = self.one(file, What::Read(offset), memory)?;
+        #[allow(clippy::cast_possible_truncation, reason = "no more than there is room for")]
+        Ok(count as usize)
     }
 
-    /// Writes `bytes` into a file. Returns where they start.
+    /// Writes `bytes` into a file, and waits for that. Returns where they start.
     ///
     /// # Errors
     /// ENOSPC, and nothing is changed; ENOENT once the file was removed, EISDIR for a directory, EFBIG beyond 2^63 - 1 bytes;
-    /// or when the device cannot be written.
+    /// or when the device cannot be written. No more than 1 GiB can be written at once.
     pub fn write(&mut self, file: Handle, position: Position, bytes: &[u8]) -> Result<u64> {
-        if bytes.is_empty() {
+        let Some(memory) = lend(bytes.as_ptr().cast_mut(), bytes.len())? else {
             let size = self.writer.file_map(file)?.size;
             return Ok(if let Position::At(start) = position { start } else { size });
-        }
-        let (plan, start, using) = self.writer.start_writing(file, position, bytes.len() as u64)?;
-        self.write_runs(&plan.runs, bytes)?;
-        if self.writer.durable {
-            self.device.flush()?;
-        }
-        self.writer.finish_writing(file, &plan, start + bytes.len() as u64)?;
-        drop(using);
-        Ok(start)
-    }
-
-    fn write_runs(&mut self, runs: &[Run], bytes: &[u8]) -> Result<()> {
-        let _hold = self.writer.sectors.hold(runs.iter().flat_map(parts).collect());
-        let mut rest = bytes;
-        let mut sectors = Vec::with_capacity(runs.len());
-        for run in runs {
-            #[allow(clippy::cast_possible_truncation, reason = "no more than there are bytes")]
-            let (data, later) = rest.split_at(run.data as usize);
-            rest = later;
-            sectors.push((Bda::new(run.at - run.at % SECTOR), self.whole_sectors(run, data)?));
-        }
-        self.device.write_parts(sectors.iter().map(|(at, from)| Source { at: *at, from }))
-    }
-
-    /// A run as whole sectors: what of the first and last is to stay is read.
-    #[allow(clippy::cast_possible_truncation, reason = "lengths of what is in memory, and less than a sector")]
-    fn whole_sectors(&mut self, run: &Run, data: &[u8]) -> Result<Vec<u8>> {
-        let before = (run.at % SECTOR) as usize;
-        let (start, end) = (run.at - before as u64, run.end().next_multiple_of(SECTOR));
-        let mut sectors = vec![0; (end - start) as usize];
-        let last = sectors.len() - SECTOR_SIZE;
-        if before > 0 {
-            self.device.read(Bda::new(start), &mut sectors[..SECTOR_SIZE])?;
-        }
-        if run.keep && run.end() < end && (last > 0 || before == 0) {
-            self.device.read(Bda::new(end - SECTOR), &mut sectors[last..])?;
-        }
-        let at = before + run.zeroes as usize;
-        sectors[before..at].fill(0);
-        sectors[at..at + data.len()].copy_from_slice(data);
-        Ok(sectors)
-    }
-}
-
-/// The sectors that writing a run needs: those at its ends for itself alone where it fills them in part.
-fn parts(run: &Run) -> impl Iterator<Item = Part> {
-    let (start, end) = (run.at - run.at % SECTOR, run.end().next_multiple_of(SECTOR));
-    let first = (run.at > start).then_some(start..start + SECTOR);
-    let last = (run.end() < end).then_some(end - SECTOR..end);
-    let changed = first.into_iter().chain(last).map(|range| Part { range, changed: true });
-    changed.chain([Part { range: start..end, changed: false }])
-}
-
-impl Writer {
-    /// What there is to read, which stays where it is as long as it is used.
-    fn start_reading(&self, file: Handle, offset: u64, len: u64) -> Result<(Vec<Segment>, Using<'_>)> {
-        let mut shared = self.lock();
-        loop {
-            let segments = shared.state.map(file)?.segments(offset, len).collect();
-            let used = shared.used.entry(file.inode).or_default();
-            if !used.alone {
-                used.shared += 1;
-                return Ok((segments, Using { writer: self, file: file.inode, extending: false }));
-            }
-            shared = self.ended.wait(shared).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// What there is to write, and where in the file it starts. All blocks are there, and the journal has them.
-    fn start_writing(&self, file: Handle, position: Position, len: u64) -> Result<(Plan, u64, Using<'_>)> {
-        self.log.check()?;
-        let mut shared = self.lock();
-        let (start, end, using) = loop {
-            let map = shared.state.map(file)?;
-            let start = match position {
-                Position::At(start) => start,
-                Position::End => map.size,
-            };
-            let end = start.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
-            let end = end.ok_or_else(|| Error::io(format!("cannot write {len} bytes at {start}"), Errno::EFBIG))?;
-            let plan = Plan::new(map, start, end);
-            let extending = plan.extends();
-            let used = shared.used.entry(file.inode).or_default();
-            let free = !used.alone && (!extending || !used.extending);
-            if free {
-                used.shared += 1;
-                used.extending |= extending;
-                let using = Using { writer: self, file: file.inode, extending };
-                if !plan.lacks_blocks {
-                    return Ok((plan, start, using));
-                }
-                break (start, end, using);
-            }
-            shared = self.ended.wait(shared).unwrap_or_else(PoisonError::into_inner);
         };
-        let how = Allocate { keep_size: true, ..Allocate::default() };
-        let outcome = self.allocate_locked(&mut shared.state, file, start..end, how);
-        let plan = outcome.and_then(|ticket| Ok((Plan::new(shared.state.map(file)?, start, end), ticket)));
-        drop(shared);
-        let (plan, ticket) = plan?;
-        // A block may have been another file's until a moment ago, and be so again after a crash.
-        self.log.wait(ticket)?;
-        Ok((plan, start, using))
+        self.one(file, What::Write(position, Plan::default()), memory)
     }
 
-    /// Says what was written, once it is.
-    fn finish_writing(&self, file: Handle, plan: &Plan, end: u64) -> Result<()> {
-        if plan.written.is_empty() && !plan.grows {
+    fn one(&mut self, file: Handle, what: What, memory: Lent) -> Result<u64> {
+        let number = self.start(0, file, what, memory);
+        while self.requests.contains_key(&number) {
+            if let Err(error) = self.work(None) {
+                // The kernel may be using the caller's memory: dropping the engine waits for that.
+                self.engine = None;
+                return Err(error);
+            }
+        }
+        let place = self.finished.iter().position(|(finished, _)| *finished == number);
+        match place.map(|place| self.finished.swap_remove(place)) {
+            Some((_, finished)) => finished.result,
+            None => Err(broken()),
+        }
+    }
+
+    /// Starts filling memory from byte `offset` of a file on; `tag` comes back once that is done.
+    pub fn start_read(&mut self, tag: u64, file: Handle, offset: u64, into: Lent) {
+        self.start(tag, file, What::Read(offset), into);
+    }
+
+    /// Starts writing memory into a file; `tag` comes back once that is done.
+    pub fn start_write(&mut self, tag: u64, file: Handle, position: Position, from: Lent) {
+        self.start(tag, file, What::Write(position, Plan::default()), from);
+    }
+
+    /// How much was started and is not [complete](Self::complete).
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.requests.len() + self.finished.len()
+    }
+
+    /// Goes on with everything that was started until at least `min` of it is done (no more than was started) or the time is
+    /// up, and appends what is done to `out`. Nothing goes on otherwise.
+    ///
+    /// # Errors
+    /// When the engine itself fails. What failed for another reason says so in its result.
+    pub fn complete(&mut self, min: usize, timeout: Option<Duration>, out: &mut Vec<Finished>) -> Result<()> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let min = min.min(self.unfinished());
+        loop {
+            self.reap(0, None)?;
+            self.advance_all();
+            let late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+            if self.finished.len() >= min || late {
+                out.extend(self.finished.drain(..).map(|(_, finished)| finished));
+                return Ok(());
+            }
+            self.work(deadline)?;
+        }
+    }
+
+    fn start(&mut self, tag: u64, file: Handle, what: What, memory: Lent) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        let request = Request {
+            tag,
+            file,
+            what,
+            memory,
+            stage: Stage::New,
+            pieces: VecDeque::new(),
+            in_flight: 0,
+            using: None,
+            hold: None,
+            answer: 0,
+            failed: None,
+        };
+        self.requests.insert(number, request);
+        self.advance(number);
+        number
+    }
+
+    /// Goes on with what can go on, waiting for something if nothing can.
+    fn work(&mut self, deadline: Option<Instant>) -> Result<()> {
+        if self.advance_all() {
             return Ok(());
         }
-        let mut shared = self.lock();
-        let ((), ticket) = self.transact_on(&mut shared.state, file, |transaction, map| {
-            Ok(transaction.written(map, &plan.written, end, Now::get())?)
-        })?;
-        drop(shared);
-        self.log.wait(ticket)
+        let waits = |request: &Request<'_>| !matches!(request.stage, Stage::Moving | Stage::Flushing);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let engine = self.engine.as_mut().ok_or_else(broken)?;
+        if engine.in_flight() > 0 {
+            let look = self.requests.values().any(waits).then_some(LOOK);
+            let timeout = [look, left].into_iter().flatten().min();
+            return self.reap(1, timeout);
+        }
+        // Only others can make this go on.
+        let tickets = self.requests.values().filter_map(|request| match request.stage {
+            Stage::Allocating(ticket) | Stage::Counting(ticket) => Some(ticket),
+            _ => None,
+        });
+        let timeout = left.map_or(LOOK, |left| left.min(LOOK));
+        match (tickets.min(), self.requests.len()) {
+            (Some(ticket), 1) if deadline.is_none() => {
+                // What comes of it is seen when the request goes on.
+                let _ = self.writer.log.wait(ticket);
+            }
+            _ => std::thread::sleep(timeout),
+        }
+        Ok(())
+    }
+
+    /// Takes the I/Os that are complete, waiting for at least `min` of them.
+    fn reap(&mut self, min: usize, timeout: Option<Duration>) -> Result<()> {
+        let engine = self.engine.as_mut().ok_or_else(broken)?;
+        let mut done = std::mem::take(&mut self.done);
+        let outcome = engine.complete(min, timeout, &mut done);
+        for completion in done.drain(..) {
+            self.land(completion);
+        }
+        self.done = done;
+        outcome.map(|_| ())
+    }
+
+    /// Returns whether anything went on.
+    fn advance_all(&mut self) -> bool {
+        let numbers: Vec<u64> = self.requests.keys().copied().collect();
+        let mut went_on = false;
+        for number in numbers {
+            went_on |= self.advance(number);
+        }
+        went_on
+    }
+
+    fn advance(&mut self, number: u64) -> bool {
+        let Some(mut request) = self.requests.remove(&number) else { return false };
+        let mut went_on = false;
+        loop {
+            match self.step(number, &mut request) {
+                Ok(true) => went_on = true,
+                Ok(false) => break,
+                Err(error) => {
+                    request.fail(error);
+                    went_on = true;
+                }
+            }
+        }
+        if matches!(request.stage, Stage::Done) {
+            let Request { tag, answer, failed, .. } = request;
+            self.finished.push((number, Finished { tag, result: failed.map_or(Ok(answer), Err) }));
+        } else {
+            self.requests.insert(number, request);
+        }
+        went_on
+    }
+
+    /// Takes a request as far as its next stage, if it can get there now.
+    fn step(&mut self, number: u64, request: &mut Request<'a>) -> Result<bool> {
+        let len = u64::from(request.memory.len());
+        request.stage = match request.stage {
+            Stage::New => match &mut request.what {
+                What::Read(offset) => {
+                    let Some((segments, using)) = self.writer.try_reading(request.file, *offset, len)? else {
+                        return Ok(false);
+                    };
+                    request.using = Some(using);
+                    request.answer = segments.iter().map(|segment| segment.len()).sum();
+                    request.pieces = read_pieces(&segments, request.memory);
+                    Stage::Moving
+                }
+                What::Write(position, plan) => {
+                    let Some(writing) = self.writer.try_writing(request.file, *position, len)? else {
+                        return Ok(false);
+                    };
+                    *plan = writing.plan;
+                    request.using = Some(writing.using);
+                    request.answer = writing.start;
+                    Stage::Allocating(writing.after)
+                }
+            },
+            Stage::Allocating(ticket) if self.writer.log.has(ticket)? => Stage::Holding,
+            Stage::Holding => {
+                let What::Write(_, plan) = &request.what else { return Err(broken()) };
+                let Some(hold) = self.writer.sectors.try_hold(plan.parts()) else { return Ok(false) };
+                request.hold = Some(hold);
+                request.pieces = write_pieces(&plan.runs, request.memory);
+                Stage::Moving
+            }
+            Stage::Moving if request.pieces.is_empty() && request.in_flight == 0 => {
+                request.hold = None;
+                match &request.what {
+                    _ if request.failed.is_some() => Stage::Done,
+                    What::Read(_) => Stage::Done,
+                    What::Write(..) if self.writer.durable => {
+                        self.flush(number, request)?;
+                        Stage::Flushing
+                    }
+                    What::Write(..) => self.finish(request)?,
+                }
+            }
+            Stage::Moving => return self.submit(number, request),
+            Stage::Flushing if request.in_flight == 0 && request.failed.is_none() => self.finish(request)?,
+            Stage::Flushing if request.in_flight == 0 => Stage::Done,
+            Stage::Counting(ticket) if self.writer.log.has(ticket)? => Stage::Done,
+            Stage::Allocating(_) | Stage::Flushing | Stage::Counting(_) | Stage::Done => return Ok(false),
+        };
+        if matches!(request.stage, Stage::Done) {
+            request.using = None;
+        }
+        Ok(true)
+    }
+
+    fn finish(&self, request: &Request<'a>) -> Result<Stage> {
+        let What::Write(_, plan) = &request.what else { return Err(broken()) };
+        let end = request.answer + u64::from(request.memory.len());
+        Ok(Stage::Counting(self.writer.finish_writing(request.file, plan, end)?))
+    }
+
+    fn flush(&mut self, number: u64, request: &mut Request<'a>) -> Result<()> {
+        if let Some(witness) = &self.witness {
+            witness.flush();
+        }
+        self.fly(number, request, Flight::Flush, Op::Fdatasync { file: 0 })
+    }
+
+    /// Submits pieces as long as there is room. Returns false: what becomes of them is seen later.
+    fn submit(&mut self, number: u64, request: &mut Request<'a>) -> Result<bool> {
+        while let Some(piece) = request.pieces.front().copied() {
+            let engine = self.engine.as_mut().ok_or_else(broken)?;
+            if engine.room() == 0 || (!matches!(piece, Piece::Direct { .. }) && self.buffers.is_empty()) {
+                break;
+            }
+            request.pieces.pop_front();
+            match piece {
+                Piece::Direct { at, from, len } => {
+                    let memory = request.memory.part(from, len);
+                    let op = match request.what {
+                        What::Read(_) => Op::ReadLent { file: 0, offset: at, memory },
+                        What::Write(..) => {
+                            if let Some(witness) = &self.witness {
+                                // SAFETY: who lent the memory promised that it is there, and that nobody writes it.
+                                let bytes =
+                                    unsafe { std::slice::from_raw_parts(memory.start().as_ptr(), len as usize) };
+                                witness.write(Bda::new(at), bytes);
+                            }
+                            Op::WriteLent { file: 0, offset: at, memory }
+                        }
+                    };
+                    self.fly(number, request, Flight::Direct, op)?;
+                }
+                Piece::Read { at, sectors, .. } | Piece::Write { at, sectors, read: true, .. } => {
+                    let Some(buffer) = self.buffers.pop() else { break };
+                    let flight = match piece {
+                        Piece::Read { .. } => Flight::Read(piece, buffer),
+                        _ => Flight::Before(piece, buffer),
+                    };
+                    let op = Op::Read { file: 0, offset: at, span: Span::whole(buffer, sectors) };
+                    self.fly(number, request, flight, op)?;
+                }
+                Piece::Write { .. } => {
+                    let Some(buffer) = self.buffers.pop() else { break };
+                    self.write_out(number, request, piece, buffer)?;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes a piece's sectors out of a buffer, in which what is to stay of them stands.
+    fn write_out(&mut self, number: u64, request: &mut Request<'a>, piece: Piece, buffer: u32) -> Result<()> {
+        let Piece::Write { at, sectors, read, run, from } = piece else { return Err(broken()) };
+        let engine = self.engine.as_mut().ok_or_else(broken)?;
+        let bytes = &mut engine.buffer_mut(buffer)[..sectors as usize];
+        if !read {
+            bytes.fill(0);
+        }
+        fill(bytes, at, run, request.memory, from);
+        if let Some(witness) = &self.witness {
+            witness.write(Bda::new(at), bytes);
+        }
+        let op = Op::Write { file: 0, offset: at, span: Span::whole(buffer, sectors) };
+        self.fly(number, request, Flight::Write(buffer), op)
+    }
+
+    fn fly(&mut self, number: u64, request: &mut Request<'a>, flight: Flight, op: Op) -> Result<()> {
+        let engine = self.engine.as_mut().ok_or_else(broken)?;
+        // The engine has as many places.
+        let place = self.flights.iter().position(Option::is_none).ok_or_else(broken)?;
+        engine.submit(place as u64, op)?;
+        self.flights[place] = Some((number, flight));
+        request.in_flight += 1;
+        Ok(())
+    }
+
+    /// Takes an I/O that is complete.
+    fn land(&mut self, completion: Completion) {
+        #[allow(clippy::cast_possible_truncation, reason = "tags are indices")]
+        let Some((number, flight)) = self.flights.get_mut(completion.tag as usize).and_then(Option::take) else {
+            return;
+        };
+        let Some(mut request) = self.requests.remove(&number) else { return };
+        request.in_flight -= 1;
+        let mut outcome = completion.result;
+        let buffer = match flight {
+            Flight::Direct | Flight::Flush => None,
+            Flight::Before(piece, buffer) if outcome.is_ok() && request.failed.is_none() => {
+                outcome = self.write_out(number, &mut request, piece, buffer);
+                outcome.is_err().then_some(buffer)
+            }
+            Flight::Read(piece, buffer) => {
+                if let (Ok(()), Piece::Read { skip, from, len, .. }, Some(engine)) = (&outcome, piece, &self.engine) {
+                    let bytes = &engine.buffer(buffer)[skip as usize..][..len as usize];
+                    let into = request.memory.part(from, len).start();
+                    // SAFETY: who lent the memory promised that it is there for this alone.
+                    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), into.as_ptr(), bytes.len()) };
+                }
+                Some(buffer)
+            }
+            Flight::Before(_, buffer) | Flight::Write(buffer) => Some(buffer),
+        };
+        self.buffers.extend(buffer);
+        if let Err(error) = outcome {
+            request.fail(error);
+        }
+        self.requests.insert(number, request);
+    }
+}
+
+impl Request<'_> {
+    /// Lets it end with an error, once nothing of it is in flight.
+    fn fail(&mut self, error: Error) {
+        self.failed.get_or_insert(error);
+        self.pieces.clear();
+        self.stage = Stage::Moving;
+    }
+}
+
+/// Something that cannot be, said instead of a panic.
+fn broken() -> Error {
+    Error::new(ErrorKind::Io, "the engine failed before")
+}
+
+/// The caller's memory, if it is any.
+fn lend(start: *mut u8, len: usize) -> Result<Option<Lent>> {
+    let Some(len) = u32::try_from(len).ok().filter(|len| u64::from(*len) <= IO_MAX) else {
+        return Err(Error::io(format!("cannot move {len} bytes at once"), Errno::EINVAL));
+    };
+    // SAFETY: the callers wait for what they started on the memory they borrow.
+    Ok(NonNull::new(start).filter(|_| len > 0).map(|start| unsafe { Lent::new(start, len) }))
+}
+
+/// Cuts a range of the device that goes from or to memory `from` on into what is aligned, and what is before and after it.
+fn aligned(at: u64, len: u64, memory: Lent, from: u64) -> (u64, u64) {
+    let before = at.next_multiple_of(SECTOR) - at;
+    let address = memory.start().addr().get() as u64 + from + before;
+    if before >= len || !address.is_multiple_of(SECTOR) {
+        return (len, 0);
+    }
+    (before, (len - before) / SECTOR * SECTOR)
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "no longer than the memory, or than a buffer")]
+fn read_pieces(segments: &[Segment], memory: Lent) -> VecDeque<Piece> {
+    let mut pieces = VecDeque::new();
+    let mut from = 0;
+    for segment in segments {
+        match *segment {
+            Segment::Zero { len } => {
+                let zeroes = memory.part(from as u32, len as u32);
+                // SAFETY: who lent the memory promised that it is there for this alone.
+                unsafe { ptr::write_bytes(zeroes.start().as_ptr(), 0, len as usize) };
+            }
+            Segment::Data { at, len } => {
+                let at = at.bytes();
+                let (before, direct) = aligned(at, len, memory, from);
+                through_buffers(at, before, from, &mut pieces);
+                if direct > 0 {
+                    let from = (from + before) as u32;
+                    pieces.push_back(Piece::Direct { at: at + before, from, len: direct as u32 });
+                }
+                let done = before + direct;
+                through_buffers(at + done, len - done, from + done, &mut pieces);
+            }
+        }
+        from += segment.len();
+    }
+    pieces
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "no longer than the memory, or than a buffer")]
+fn through_buffers(at: u64, len: u64, from: u64, pieces: &mut VecDeque<Piece>) {
+    let mut done = 0;
+    while done < len {
+        let skip = (at + done) % SECTOR;
+        let part = (len - done).min(BUFFER as u64 - skip);
+        let sectors = (skip + part).next_multiple_of(SECTOR) as u32;
+        let (start, from) = (at + done - skip, (from + done) as u32);
+        pieces.push_back(Piece::Read { at: start, sectors, skip: skip as u32, from, len: part as u32 });
+        done += part;
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "no longer than the memory, or than a buffer")]
+fn write_pieces(runs: &[Run], memory: Lent) -> VecDeque<Piece> {
+    let mut pieces = VecDeque::new();
+    let mut from = 0;
+    for run in runs {
+        let (start, end) = (run.at - run.at % SECTOR, run.end().next_multiple_of(SECTOR));
+        let (before, direct) = aligned(run.at + run.zeroes, run.data, memory, from);
+        // A run's last sector in part, where nothing is kept, is filled up with zeroes.
+        let (first, last) = (run.at + run.zeroes + before, run.at + run.zeroes + before + direct);
+        let buffered = |from_at: u64, to: u64, from: u64, pieces: &mut VecDeque<Piece>| {
+            let mut at = from_at;
+            while at < to {
+                let read_first = at < run.at;
+                let alone = read_first || (run.keep && at + SECTOR > run.end());
+                let mut sectors = if alone { SECTOR } else { (to - at).min(BUFFER as u64) };
+                if !alone && run.keep && at + sectors > run.end() {
+                    sectors -= SECTOR;
+                }
+                let read = read_first || (run.keep && at + sectors > run.end());
+                pieces.push_back(Piece::Write { at, sectors: sectors as u32, read, run: *run, from: from as u32 });
+                at += sectors;
+            }
+        };
+        if direct == 0 {
+            buffered(start, end, from, &mut pieces);
+        } else {
+            buffered(start, first, from, &mut pieces);
+            let from_direct = (from + before) as u32;
+            pieces.push_back(Piece::Direct { at: first, from: from_direct, len: direct as u32 });
+            buffered(last, end, from, &mut pieces);
+        }
+        from += run.data;
+    }
+    pieces
+}
+
+/// Puts what of a run falls into the sectors at `at` into them. Its data are in memory `from` there on.
+fn fill(sectors: &mut [u8], at: u64, run: Run, memory: Lent, from: u32) {
+    let (start, end) = (at, at + sectors.len() as u64);
+    let data = run.at + run.zeroes;
+    #[allow(clippy::cast_possible_truncation, reason = "inside the sectors, or the memory")]
+    let within = |from: u64, to: u64| {
+        let (from, to) = (from.clamp(start, end), to.clamp(start, end));
+        ((from - start) as usize, (to - start) as usize)
+    };
+    let (zeroes, zeroes_end) = within(run.at, data);
+    sectors[zeroes..zeroes_end].fill(0);
+    let (first, last) = within(data, run.end());
+    if first < last {
+        #[allow(clippy::cast_possible_truncation, reason = "inside the memory")]
+        let from = from + (start + first as u64 - data) as u32;
+        #[allow(clippy::cast_possible_truncation, reason = "no more than a buffer")]
+        let memory = memory.part(from, (last - first) as u32);
+        // SAFETY: who lent the memory promised that it is there, and that nobody writes it.
+        unsafe { ptr::copy_nonoverlapping(memory.start().as_ptr(), sectors[first..last].as_mut_ptr(), last - first) };
     }
 }

@@ -164,6 +164,19 @@ impl Log {
         Ticket(queue.appended)
     }
 
+    /// Whether a transaction, and all before it, count.
+    ///
+    /// # Errors
+    /// When they could not be written.
+    pub(super) fn has(&self, ticket: Ticket) -> Result<bool> {
+        let queue = lock(&self.shared.queue);
+        match &queue.stopped {
+            _ if queue.committed >= ticket.0 => Ok(true),
+            Some(stopped) => Err(stopped.error()),
+            None => Ok(false),
+        }
+    }
+
     /// Waits until a transaction, and all before it, count.
     ///
     /// # Errors

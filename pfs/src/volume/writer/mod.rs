@@ -14,6 +14,7 @@ mod discard;
 mod log;
 mod names;
 mod operations;
+mod plan;
 mod ready;
 mod sectors;
 mod state;
@@ -21,6 +22,7 @@ mod transaction;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -34,7 +36,7 @@ use super::data::FileMap;
 use super::device::{Device, OpenFile};
 use super::load::{self, Load};
 
-pub use content::{Content, Position};
+pub use content::{Content, Finished};
 pub use log::Statistics;
 pub use transaction::TOO_MANY_FILES;
 
@@ -92,6 +94,15 @@ impl Handle {
     }
 }
 
+/// Where in a file to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// So many bytes from its start.
+    At(u64),
+    /// At its end, wherever that is by then.
+    End,
+}
+
 /// How to allocate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Allocate {
@@ -121,12 +132,12 @@ struct Shared {
 }
 
 /// Who uses a file's content.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct Use {
     /// How many read it or write it.
     shared: usize,
-    /// Whether one of them writes what was never written: such change how far blocks are written, and the size.
-    extending: bool,
+    /// Where what was never written is being written, in whole blocks: that changes how far the blocks are written.
+    extending: Vec<Range<u64>>,
     /// Whether it is being truncated or removed.
     alone: bool,
 }
