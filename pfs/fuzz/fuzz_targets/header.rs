@@ -1,0 +1,7 @@
+//! A chunk header of any bytes.
+#![no_main]
+
+#[path = "../../tests/common/fuzz.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::header(data));
