@@ -7,7 +7,7 @@
 //! - [`mod@format`]: the bytes and nothing else;
 //! - [`volume`]: a volume open for reading, while somebody may be writing it; and open for [writing](volume::writer);
 //! - [`mod@mkfs`] makes a volume, [`mod@growfs`] grows it;
-//! - [`mod@check`]: what is wrong with a volume; [`diff`]: how two differ; [`copy`]: out of one, to the host.
+//! - [`mod@check`]: what is wrong with a volume; [`diff`]: how two differ; [`copy`]: out of one and into one.
 //!
 //! ```no_run
 //! use pfs::volume::{Volume, VolumePath};

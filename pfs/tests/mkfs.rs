@@ -157,7 +157,8 @@ fn nothing_is_overwritten_by_accident() {
 fn what_cannot_be_a_volume_is_refused() {
     let disk = Disk::new(9);
     let (kind, text) = refused(&disk, &small());
-    assert_eq!(kind, ErrorKind::InvalidInput);
+    assert_eq!(kind, ErrorKind::NoSpace);
+    assert_eq!(original(&disk, "pfs -C disk mkfs PBD").status.code(), Some(libc::EIO));
     assert_eq!(text, "DISK has 9 GiB, too little for a volume, which has 10 GiB or more");
     let disk = Disk::new(10);
     for (options, kind, text) in [
@@ -359,33 +360,17 @@ fn original(disk: &Disk, command: &str) -> Output {
     if !link.exists() {
         symlink(&disk.path, &link).unwrap();
     }
-    let words = command.strip_prefix("# pfs ").unwrap().split_whitespace();
+    let words = command.strip_prefix("pfs ").unwrap().split_whitespace();
     let words = words.take_while(|word| !word.starts_with('('));
     let devices = ["--devices", devices.to_str().unwrap()];
     Command::new(env!("CARGO_BIN_EXE_pfs")).args(devices).args(words).output().unwrap()
-}
-
-/// What the original printed, command by command, and how it ended.
-fn recorded(name: &str, file: &str) -> Vec<(String, String, i32)> {
-    let text = String::from_utf8(common::recorded(name, file).unwrap()).unwrap();
-    let mut recorded: Vec<(String, String, i32)> = Vec::new();
-    for line in text.split_inclusive('\n') {
-        if let Some(code) = line.strip_prefix("# rc ") {
-            recorded.last_mut().unwrap().2 = code.trim().parse().unwrap();
-        } else if line.starts_with("# pfs") {
-            recorded.push((line.trim().to_owned(), String::new(), -1));
-        } else {
-            recorded.last_mut().unwrap().1.push_str(line);
-        }
-    }
-    recorded
 }
 
 #[test]
 fn the_program_says_what_the_original_says() {
     for (name, gib) in [("fresh-10g", 10), ("fresh-20g-default", 20)] {
         let disk = Disk::new(gib);
-        for (command, output, code) in recorded(name, "mkfs.txt") {
+        for (command, output, code) in common::transcript(&format!("{name}/mkfs.txt")) {
             let found = original(&disk, &command);
             assert_eq!(String::from_utf8_lossy(&found.stdout), output, "{command}");
             assert_eq!(found.status.code(), Some(code), "{command}");
@@ -394,7 +379,7 @@ fn the_program_says_what_the_original_says() {
     }
     let disk = Disk::new(10);
     disk.mkfs(&small()).unwrap();
-    for (command, output, code) in recorded("grown-20g", "growfs.txt") {
+    for (command, output, code) in common::transcript("grown-20g/growfs.txt") {
         // Only the first time it was not grown yet.
         let found = original(&disk, &command);
         assert_eq!(String::from_utf8_lossy(&found.stdout), output, "{command}");

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use blockdev::engine::Choice;
 use blockdev::ui::{Progress, path_as_text};
-use blockdev::{ByteOffset, ByteRange, ByteSize, Cancel, Error, Result, lock};
+use blockdev::{ByteOffset, ByteRange, ByteSize, Cancel, Error, ErrorKind, Result, lock};
 use serde::Serialize;
 
 use crate::format::{CHUNK_SIZE, ChunkId, ENTRY_SIZE, Kind, LEADER_AT, SECTOR_SIZE, Stamp};
@@ -83,9 +83,9 @@ pub fn journal_for(chunks: u32) -> ByteSize {
 ///
 /// # Errors
 /// Nothing is changed by
-/// - [`InvalidInput`](blockdev::ErrorKind::InvalidInput): less than 10 GiB; a journal or a number of hosts that cannot be;
-/// - [`NoSpace`](blockdev::ErrorKind::NoSpace): a journal larger than the volume;
-/// - [`Refused`](blockdev::ErrorKind::Refused): the disk holds something or is in use, as the error says; a `pfsd` of this
+/// - [`InvalidInput`](ErrorKind::InvalidInput): a journal or a number of hosts that cannot be;
+/// - [`NoSpace`](ErrorKind::NoSpace): less than 10 GiB; a journal larger than the volume;
+/// - [`Refused`](ErrorKind::Refused): the disk holds something or is in use, as the error says; a `pfsd` of this
 ///   machine has it locked (errno EAGAIN).
 ///
 /// When it cannot be written, or `cancel` is set, the disk holds no volume.
@@ -149,10 +149,10 @@ pub(crate) fn whole_chunks(path: &Path, size: ByteSize) -> Result<NonZeroU32> {
     let count = size.bytes() / CHUNK_SIZE.bytes();
     u32::try_from(count).ok().and_then(NonZeroU32::new).filter(|count| count.get() <= ChunkId::COUNT_MAX).ok_or_else(
         || {
-            Error::invalid(format!(
-                "{} has {size}, too little for a volume, which has {CHUNK_SIZE} or more",
-                path.display()
-            ))
+            Error::new(
+                ErrorKind::NoSpace,
+                format!("{} has {size}, too little for a volume, which has {CHUNK_SIZE} or more", path.display()),
+            )
             .with_hint("an image of its own: vdisk create VirtualDisk.img --size 20G; a larger one: vdisk grow")
         },
     )

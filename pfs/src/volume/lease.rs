@@ -503,7 +503,7 @@ impl Found {
 
 fn taken(path: &Path, holder: &Holder) -> Error {
     Error::refused(format!("{} is being written by {holder}", path.display())).with_hint(
-        "end that first, or wait: what has died is noticed after some seconds. --force takes the volume from it",
+        "end that first, or wait: what has died is noticed after some seconds. --take-over takes the volume from it",
     )
 }
 

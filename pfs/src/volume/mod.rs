@@ -9,6 +9,7 @@
 
 mod data;
 mod device;
+mod exclusive;
 mod hostlock;
 mod journal;
 mod lease;
@@ -27,6 +28,7 @@ use crate::format::LeaderRecord;
 pub(crate) use data::twice;
 pub use data::{FileMap, MappedBlock, Segment};
 pub use device::{Device, Part, Source, Witness};
+pub use exclusive::Exclusive;
 pub use hostlock::{HostLock, Region};
 pub use journal::Journal;
 pub use lease::{Holder, Lease, LeaseOptions};

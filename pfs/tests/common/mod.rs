@@ -75,6 +75,23 @@ pub fn recorded(name: &str, file: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// What the original printed, and how it ended, command by command: of files whose outputs end with `# rc N`.
+#[must_use]
+pub fn transcript(file: &str) -> Vec<(String, String, i32)> {
+    let text = fs::read_to_string(stored().join(file)).unwrap();
+    let mut all: Vec<(String, String, i32)> = Vec::new();
+    for line in text.split_inclusive('\n') {
+        if let Some(code) = line.strip_prefix("# rc ") {
+            all.last_mut().unwrap().2 = code.trim().parse().unwrap();
+        } else if let Some(command) = line.strip_prefix("# ") {
+            all.push((command.trim().to_owned(), String::new(), -1));
+        } else {
+            all.last_mut().unwrap().1.push_str(line);
+        }
+    }
+    all
+}
+
 /// Decodes a path of `files.sha256`.
 #[must_use]
 pub fn path(encoded: &str) -> Vec<u8> {

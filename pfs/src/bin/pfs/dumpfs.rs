@@ -128,7 +128,7 @@ fn header_text(headers: &Headers) -> Vec<u8> {
 }
 
 fn objects(args: &Args, session: &Session<'_>, metadata: &Metadata) -> Result<Vec<Fields>, Failure> {
-    let original = session.original.asked_for();
+    let original = session.compatible;
     let kinds = match args.kind.as_deref() {
         None => Kind::ALL.to_vec(),
         Some("1") => vec![Kind::Blktag],

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let path = session.disk_to_write(&args.volume)?;
     let options = GrowfsOptions { from: args.from, to: args.to, force: args.force, ..GrowfsOptions::default() };
     let grown = growfs(&path, &options).map_err(|error| failure(error, session))?;
-    let original = session.original.asked_for();
+    let original = session.compatible;
     session.print(&grown, |grown| if original { as_the_original(grown) } else { text(grown) }.into_bytes())
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
         return Err(Failure::own(Error::invalid("levels are counted from 1"), -1));
     }
     let info = info(&volume);
-    let original = session.original.asked_for();
+    let original = session.compatible;
     session.print(&info, |info| {
         if original { allocators(info, args.depth) } else { summary(info, args.depth) }.into_bytes()
     })

@@ -1,4 +1,4 @@
-//! `pfs`: makes, grows and looks into a PolarFS volume on an image file or a device.
+//! `pfs`: makes, grows, uses and checks a PolarFS volume on an image file or a device.
 
 mod check;
 mod completions;
@@ -7,19 +7,29 @@ mod diff;
 mod du;
 mod dumpfs;
 mod dumple;
+mod fallocate;
+mod flushlog;
+mod fstrim;
 mod growfs;
 mod info;
 mod ls;
 mod map;
+mod mkdir;
 mod mkfs;
 mod original;
 mod read;
+mod rename;
+mod rm;
+mod rmdir;
 mod session;
 mod stat;
 mod tail;
 mod text;
+mod touch;
 mod tree;
+mod truncate;
 mod usedinfo;
+mod write;
 
 use std::process::ExitCode;
 
@@ -28,13 +38,14 @@ use clap::{Parser, Subcommand};
 
 use session::{Failure, Session};
 
-/// Make, grow and look into a PolarFS volume: list, read, copy out, check.
+/// Make, grow, use and check a PolarFS volume: list, read, write, copy.
 ///
 /// A volume is named as a file or device, and a path in it after a colon: `VirtualDisk.img:/dir`, `/dev/loop1:/dir`. After
 /// `-C disk` it is named as the original `pfs` names it: `/nvme1n1/dir` is `/dir` on `/dev/nvme1n1`, and options, output
 /// and exit codes are the original's.
 ///
-/// But for `mkfs` and `growfs` a volume is opened for reading only, while others may write it; nothing is locked. Nothing is
+/// What only looks opens the volume for reading, while others may write it, and locks nothing. What changes it takes the
+/// original's locks on this machine and a lease on the disk itself: a second writer is refused, wherever it is. Nothing is
 /// logged.
 ///
 /// Exit codes: 0 done, 1 failed, 2 bad input, 3 refused (it would overwrite or harm something), 4 not enough space,
@@ -45,6 +56,10 @@ struct Cli {
     /// How results are printed on standard output.
     #[arg(long, value_enum, global = true, default_value_t)]
     output: ui::Output,
+
+    /// Take the volume from whoever writes it. They stop when they notice, which may take a second.
+    #[arg(long, global = true)]
+    take_over: bool,
 
     #[command(flatten)]
     original: original::Options,
@@ -66,6 +81,16 @@ enum Command {
     Read(read::Args),
     Tail(tail::Args),
     Cp(cp::Args),
+    Touch(touch::Args),
+    Mkdir(mkdir::Args),
+    Rm(rm::Args),
+    Rmdir(rmdir::Args),
+    Rename(rename::Args),
+    Write(write::Args),
+    Truncate(truncate::Args),
+    Fallocate(fallocate::Args),
+    Flushlog(flushlog::Args),
+    Fstrim(fstrim::Args),
     Map(map::Args),
     Check(check::Args),
     Diff(diff::Args),
@@ -75,6 +100,14 @@ enum Command {
     Completions(completions::Args),
 }
 
+impl Cli {
+    /// Whether to be the original: after `-C`, and where `cp` is told the cluster of only one side.
+    fn compatible(&self) -> bool {
+        let named_by_cp = matches!(&self.command, Command::Cp(args) if args.names_cluster());
+        self.original.asked_for() || named_by_cp
+    }
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -82,14 +115,15 @@ fn main() -> ExitCode {
     };
     let (name, outcome) = run(&cli);
     match outcome {
-        Err(failure) if cli.original.asked_for() => original::end(name, &failure),
+        Err(failure) if cli.compatible() => original::end(name, &failure),
         outcome => ui::exit("pfs", &outcome.map_err(Failure::into_error)),
     }
 }
 
 /// Runs a command. Returns what it is called, too.
 fn run(cli: &Cli) -> (&'static str, Result<(), Failure>) {
-    let session = Session::new(&cli.original, cli.output);
+    let (compatible, take_over) = (cli.compatible(), cli.take_over);
+    let session = Session { original: &cli.original, output: cli.output, compatible, take_over };
     match &cli.command {
         Command::Mkfs(args) => ("mkfs", mkfs::run(args, &session)),
         Command::Growfs(args) => ("growfs", growfs::run(args, &session)),
@@ -101,6 +135,16 @@ fn run(cli: &Cli) -> (&'static str, Result<(), Failure>) {
         Command::Read(args) => ("read", read::run(args, &session)),
         Command::Tail(args) => ("tail", tail::run(args, &session)),
         Command::Cp(args) => ("cp", cp::run(args, &session)),
+        Command::Touch(args) => ("touch", touch::run(args, &session)),
+        Command::Mkdir(args) => ("mkdir", mkdir::run(args, &session)),
+        Command::Rm(args) => ("rm", rm::run(args, &session)),
+        Command::Rmdir(args) => ("rmdir", rmdir::run(args, &session)),
+        Command::Rename(args) => ("rename", rename::run(args, &session)),
+        Command::Write(args) => ("write", write::run(args, &session)),
+        Command::Truncate(args) => ("truncate", truncate::run(args, &session)),
+        Command::Fallocate(args) => ("fallocate", fallocate::run(args, &session)),
+        Command::Flushlog(args) => ("flushlog", flushlog::run(args, &session)),
+        Command::Fstrim(args) => ("fstrim", fstrim::run(args, &session)),
         Command::Map(args) => ("map", map::run(args, &session)),
         Command::Check(args) => ("check", check::run(args, &session)),
         Command::Diff(args) => ("diff", diff::run(args, &session)),

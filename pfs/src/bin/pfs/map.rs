@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
         None => (0, map.size.div_ceil(BLOCK_SIZE.bytes())),
     };
     // The original cannot count further, nor make a list of nothing.
-    if (offsets.1 == 0 && session.original.asked_for()) || i32::try_from(offsets.1).is_err() {
+    if (offsets.1 == 0 && session.compatible) || i32::try_from(offsets.1).is_err() {
         let message = format!("{file} has {} bytes: there is no list of so many blocks", map.size);
         return Err(Error::io(message, Errno::EINVAL).with_kind(ErrorKind::InvalidInput).into());
     }

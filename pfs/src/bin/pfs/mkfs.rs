@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let options = MkfsOptions { journal, hosts: args.hosts, force: args.force, ..MkfsOptions::default() };
     let made = mkfs(&path, &options, &mut ProgressBar::new(), &Cancel::on_signals()?)
         .map_err(|error| failure(error, session))?;
-    let original = session.original.asked_for();
+    let original = session.compatible;
     session.print(&made, |made| if original { as_the_original(made) } else { text(made) }.into_bytes())
 }
 

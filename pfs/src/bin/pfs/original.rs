@@ -31,7 +31,7 @@ pub(crate) struct Options {
     enable_pfsd: Option<u8>,
 
     /// Where disks are looked for.
-    #[arg(long, value_name = "DIR", default_value = "/dev", requires = "cluster")]
+    #[arg(long, value_name = "DIR", default_value = "/dev")]
     pub(crate) devices: PathBuf,
 }
 

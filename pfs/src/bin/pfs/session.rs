@@ -4,10 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use blockdev::Error;
 use blockdev::ui::{self, Output};
+use blockdev::{Cancel, Error};
 use nix::errno::Errno;
-use pfs::volume::{Device, Load, Volume, VolumePath};
+use pfs::format::InodeNo;
+use pfs::volume::writer::{Handle, Options, Writer};
+use pfs::volume::{Device, Exclusive, LeaseOptions, Load, Volume, VolumePath};
 use serde::Serialize;
 
 use crate::original;
@@ -66,17 +68,28 @@ pub(crate) struct Place {
     pub(crate) path: VolumePath,
 }
 
+/// Refuses to change the content of the file system's own files: it is what all else hangs on.
+pub(crate) fn not_internal(file: Handle, path: &VolumePath) -> blockdev::Result<Handle> {
+    if !file.inode.is_internal() {
+        return Ok(file);
+    }
+    let message = format!("cannot write {:?}: it is the file system's own", path.display());
+    // What a directory is asked for finds out by itself that it is one.
+    if file.inode == InodeNo::ROOT { Ok(file) } else { Err(Error::io(message, Errno::EPERM)) }
+}
+
 /// What all commands are given.
+#[derive(Clone, Copy)]
 pub(crate) struct Session<'a> {
     pub(crate) original: &'a original::Options,
     pub(crate) output: Output,
+    /// Whether to be the original.
+    pub(crate) compatible: bool,
+    /// Whether to take the volume from whoever writes it.
+    pub(crate) take_over: bool,
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(original: &'a original::Options, output: Output) -> Self {
-        Self { original, output }
-    }
-
     /// Prints a result: as JSON, or what `text` makes of it, which need not be UTF-8.
     pub(crate) fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> Vec<u8>) -> Result<(), Failure> {
         match self.output {
@@ -89,7 +102,7 @@ impl<'a> Session<'a> {
     /// What an argument with a path names.
     pub(crate) fn place(&self, given: &OsStr) -> Result<Place, Failure> {
         let text = given.as_bytes();
-        if !self.original.asked_for() {
+        if !self.compatible {
             let Some(at) = text.windows(2).position(|pair| pair == b":/") else {
                 let error = Error::invalid(format!("{} names no path in a volume", given.display())).with_hint(
                     "name the file or device, a colon and the path: VirtualDisk.img:/dir; or put `-C disk` first",
@@ -98,6 +111,11 @@ impl<'a> Session<'a> {
             };
             let volume = PathBuf::from(OsString::from_vec(text[..at].to_vec()));
             return Ok(Place { volume, path: VolumePath::new(&text[at + 1..]) });
+        }
+        if !text.starts_with(b"/") {
+            // The original takes it for the name of a disk, which has no such command.
+            let error = Error::invalid(format!("{} names no path on a disk", given.display()));
+            return Err(Failure::Mount(error.with_hint("such a path is /nvme1n1/dir")));
         }
         let inner = text.iter().position(|byte| *byte != b'/').filter(|start| *start > 0).map(|start| &text[start..]);
         let split = inner.and_then(|inner| Some((inner, inner.iter().position(|byte| *byte == b'/')?)));
@@ -112,7 +130,7 @@ impl<'a> Session<'a> {
 
     /// What an argument with no more than a volume names.
     pub(crate) fn volume(&self, given: &OsStr) -> Result<PathBuf, Failure> {
-        if !self.original.asked_for() {
+        if !self.compatible {
             return Ok(PathBuf::from(given));
         }
         if given.as_bytes().starts_with(b"/") {
@@ -130,11 +148,13 @@ impl<'a> Session<'a> {
 
     /// The failure of a command that the original ends with a line of its own, before that of every command.
     pub(crate) fn failed(&self, command: &str, error: Error, errno: Errno) -> Failure {
-        if self.original.asked_for() {
+        if self.compatible {
             // Nobody is left to tell when standard output itself is gone.
             let _ = ui::print(&format!("pfs {command} failed!\n"));
         }
-        Failure::own(error, -(errno as i32))
+        // It knows the reason of a system call that failed, and no others.
+        let own = error.errno() != Some(libc::EAGAIN);
+        Failure::Command { error, code: -(errno as i32), own }
     }
 
     /// The device of a disk, as the original finds it.
@@ -153,8 +173,39 @@ impl<'a> Session<'a> {
 
     /// A name below a path, for printing. The original puts a slash between, whatever stands there already.
     pub(crate) fn join(&self, path: &[u8], name: &[u8]) -> Vec<u8> {
-        let path = if self.original.asked_for() { path } else { path.strip_suffix(b"/").unwrap_or(path) };
+        let path = if self.compatible { path } else { path.strip_suffix(b"/").unwrap_or(path) };
         [path, b"/", name].concat()
+    }
+
+    /// Opens a volume for writing, as its only writer.
+    pub(crate) fn writer(&self, path: &Path, cancel: &Cancel) -> Result<Writer, Failure> {
+        self.original.known_cluster().map_err(Failure::Mount)?;
+        let lease = LeaseOptions { host: self.original.hostid, force: self.take_over, ..LeaseOptions::default() };
+        let exclusive = Exclusive::take(path, &lease, cancel).map_err(Failure::Mount)?;
+        let options = Options {
+            // What a person asked for is there when the command ends; the original's promises nothing.
+            durable: !self.compatible,
+            // As the original's commands: what a crash left is for the daemon to clear up.
+            keep_orphans: self.compatible,
+            fence: Some(Box::new(exclusive)),
+            ..Options::default()
+        };
+        Writer::open(path, options).map_err(Failure::Mount)
+    }
+
+    /// Opens the volume of a path for writing, does something there, and gives it back.
+    pub(crate) fn write<T>(
+        &self,
+        given: &OsStr,
+        change: impl FnOnce(&Writer, &VolumePath) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let place = self.place(given)?;
+        let writer = self.writer(&place.volume, &Cancel::on_signals()?)?;
+        let outcome = change(&writer, &place.path);
+        let closed = writer.close();
+        let done = outcome?;
+        closed?;
+        Ok(done)
     }
 
     /// Opens a device.

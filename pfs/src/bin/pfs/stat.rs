@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let volume = session.open(&place.volume)?;
     let inode = volume.metadata().lookup(&place.path)?.number;
     let stat = volume.metadata().stat(inode)?;
-    let device = if session.original.asked_for() { disk_number(&place.volume) } else { 0 };
+    let device = if session.compatible { disk_number(&place.volume) } else { 0 };
     session.print(&stat, |stat| text(stat, args.path.as_bytes(), device))
 }
 

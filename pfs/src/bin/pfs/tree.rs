@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
         let visit = visit?;
         lines.push(Line { depth: visit.depth, name: visit.entry.name, stat: visit.stat });
     }
-    let verbose = args.verbose.then_some(session.original.asked_for());
+    let verbose = args.verbose.then_some(session.compatible);
     session.print(&lines, |lines| text(lines, verbose))
 }
 

@@ -1,4 +1,6 @@
-//! Copying out of a volume.
+//! Copying out of a volume, into one, and from one to another.
+
+mod into;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -13,6 +15,8 @@ use serde::{Serialize, Serializer};
 
 use crate::format::InodeNo;
 use crate::volume::{FileKind, Name, Segment, Stat, Visit, Volume};
+
+pub use into::Source;
 
 /// Bytes read at once.
 const BUFFER: usize = 4 << 20;
