@@ -4,14 +4,17 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use blockdev::buffer::Memory;
 use blockdev::engine::Lent;
-use common::model::{self, Model, Worker};
+use blockdev::{Error, ErrorKind};
+use common::model::{self, Model, Work, Worker};
 use common::script::{self, pattern};
 use pfs::check::check;
 use pfs::format::{Direntry, DirentryState, Inode, JournalEntry, NamePiece, Object, Seconds, Stamp};
-use pfs::volume::writer::{Handle, Options, Position, Writer};
+use pfs::volume::writer::{Fence, Handle, Options, Position, Writer};
 use pfs::volume::{Device, Load, Volume, VolumePath};
 
 /// The transactions in a volume's journal. The times of inodes are left out.
@@ -123,29 +126,128 @@ fn the_same_work_on_two_chunks_is_the_same_transactions() {
     same_transactions("grown-20g", "after");
 }
 
+/// Does random work on a volume, which is closed and opened again meanwhile, and compares.
+fn random_work(name: &str, seed: u64, count: usize) {
+    let (image, _directory) = common::copy(name);
+    let mut model = Model::read(&mut Volume::open(&image).unwrap()).unwrap();
+    let mut worker = Worker::new(seed, 5 << 20);
+    for _ in 0..3 {
+        let writer = Writer::open(&image, Options::default()).unwrap();
+        let mut content = writer.content().unwrap();
+        for _ in 0..count / 3 {
+            let work = worker.next(&model);
+            let expected = model.apply(&work);
+            let found = model::perform(&writer, &mut content, &work);
+            let found = found.map_err(|error| error.errno().unwrap_or_else(|| panic!("{work:?}: {error}")));
+            assert_eq!(found, expected, "{name}, seed {seed}: {work:?}");
+        }
+        drop(content);
+        writer.close().unwrap();
+        clean(&image);
+        let found = Model::read(&mut Volume::open(&image).unwrap()).unwrap();
+        assert!(found == model, "{name}, seed {seed}: {}", model::difference(&found, &model));
+    }
+}
+
 #[test]
 fn random_work_is_done_as_it_should_be() {
     for seed in 0..3 {
-        let (image, _directory) = common::copy("fresh-10g");
-        let mut model = Model::default();
-        let mut worker = Worker::new(seed, 5 << 20);
-        for _ in 0..3 {
-            let writer = Writer::open(&image, Options::default()).unwrap();
-            let mut content = writer.content().unwrap();
-            for _ in 0..200 {
-                let work = worker.next(&model);
-                let expected = model.apply(&work);
-                let found = model::perform(&writer, &mut content, &work);
-                let found = found.map_err(|error| error.errno().unwrap_or_else(|| panic!("{work:?}: {error}")));
-                assert_eq!(found, expected, "seed {seed}: {work:?}");
-            }
-            drop(content);
-            writer.close().unwrap();
-            clean(&image);
-            let found = Model::read(&mut Volume::open(&image).unwrap()).unwrap();
-            assert!(found == model, "seed {seed}: {}", model::difference(&found, &model));
+        random_work("fresh-10g", seed, 600);
+    }
+}
+
+#[test]
+fn a_journal_goes_round_and_is_trimmed_when_it_must() {
+    // One of 1 MiB, whose live part crosses its end: 4,096 entries are a lap.
+    let (image, _directory) = common::copy("wrap-10g");
+    let mut model = Model::read(&mut Volume::open(&image).unwrap()).unwrap();
+    let before = Volume::open(&image).unwrap().leader().clone();
+    let writer = Writer::open(&image, Options::default()).unwrap();
+    for round in 0..700 {
+        let name = |index: usize| format!("{}{index}", "n".repeat(200));
+        for work in [
+            Work::Create(name(round)),
+            Work::Rename(name(round), name(round + 10_000)),
+            Work::Unlink(name(round + 10_000)),
+        ] {
+            model.apply(&work).unwrap();
+            model::perform(&writer, &mut writer.content().unwrap(), &work).unwrap();
         }
     }
+    let statistics = writer.statistics();
+    assert!(statistics.trims >= 3, "{statistics:?}");
+    writer.close().unwrap();
+    clean(&image);
+    let mut volume = Volume::open(&image).unwrap();
+    assert!(volume.leader().head_lsn.raw() - before.head_lsn.raw() > 3 * 4096);
+    // What followers need stays as long as there is room for it.
+    assert!(volume.leader().entries() > 1000);
+    assert!(Model::read(&mut volume).unwrap() == model);
+    random_work("wrap-10g", 5, 300);
+}
+
+/// Lets a writer write until somebody says otherwise.
+#[derive(Debug)]
+struct Until(Arc<AtomicBool>, Arc<AtomicBool>);
+
+impl Fence for Until {
+    fn check(&mut self, _: &mut Device) -> blockdev::Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(Error::refused("host 7 has the lease now")) } else { Ok(()) }
+    }
+
+    fn release(&mut self, _: &mut Device) -> blockdev::Result<()> {
+        self.1.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_writer_that_lost_its_lease_stops() {
+    let (image, _directory) = common::copy("fresh-10g");
+    let (lost, released) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let fence = || Some(Box::new(Until(lost.clone(), released.clone())) as Box<dyn Fence>);
+    let writer = Writer::open(&image, Options { fence: fence(), ..Options::default() }).unwrap();
+    writer.mkdir(&path("/kept")).unwrap();
+    writer.close().unwrap();
+    assert!(released.load(Ordering::Relaxed));
+
+    let writer = Writer::open(&image, Options { fence: fence(), ..Options::default() }).unwrap();
+    let file = writer.create(&path("/f"), true).unwrap();
+    let before = Volume::open(&image).unwrap().leader().clone();
+    lost.store(true, Ordering::Relaxed);
+    let text = "the volume is not written any more: host 7 has the lease now";
+    assert_eq!(writer.mkdir(&path("/lost")).unwrap_err().to_string(), text);
+    assert_eq!(writer.rmdir(&path("/kept")).unwrap_err().to_string(), text);
+    let error = writer.content().unwrap().write(file, Position::At(0), b"lost").unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.kind()), (text, ErrorKind::Refused));
+    assert_eq!(writer.close().unwrap_err().to_string(), text);
+    assert_eq!(*Volume::open(&image).unwrap().leader(), before);
+    clean(&image);
+}
+
+#[test]
+fn another_writer_is_noticed_before_anything_is_overwritten() {
+    let (image, _directory) = common::copy("fresh-10g");
+    let one = Writer::open(&image, Options::default()).unwrap();
+    one.mkdir(&path("/first")).unwrap();
+    // As the original: it asks nobody.
+    let other = Writer::open(&image, Options::default()).unwrap();
+    other.mkdir(&path("/other")).unwrap();
+    let error = one.mkdir(&path("/late")).unwrap_err();
+    let shown = image.display();
+    let expected = format!(
+        "the volume is not written any more: somebody else writes {shown}: the journal holds transactions 0 to 2 \
+         instead of 0 to 1"
+    );
+    assert!(error.to_string().starts_with(&expected), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.hint().unwrap().contains("pfs check"));
+    assert!(one.close().is_err());
+    other.mkdir(&path("/more")).unwrap();
+    other.close().unwrap();
+    clean(&image);
+    let found = Model::read(&mut Volume::open(&image).unwrap()).unwrap();
+    assert_eq!(found.0.keys().collect::<Vec<_>>(), ["first", "more", "other"]);
 }
 
 #[test]

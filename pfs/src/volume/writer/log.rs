@@ -5,12 +5,14 @@
 //! journal is trimmed, and only as the journal has them: an operation that is not in the journal yet is in no sector.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use blockdev::{Context, Error, ErrorKind, Result};
+use blockdev::usage::{self, Use};
+use blockdev::{Context, Error, ErrorKind, FileId, Result};
 
 use crate::format::{
     Bda, Checksum, ENTRY_SIZE, JournalEntry, LEADER_AT, LEADER_SIZE, LeaderRecord, LogOffset, LogPosition, Object,
@@ -457,7 +459,7 @@ impl LogWriter {
         if found[..] == self.leader.write()[..LEADER_SIZE] {
             return Ok(());
         }
-        let path = self.device.path().display();
+        let path = self.device.path();
         let what = match LeaderRecord::parse(&found) {
             Ok(found) => format!(
                 "transactions {} to {} instead of {} to {}",
@@ -465,8 +467,9 @@ impl LogWriter {
             ),
             Err(damage) => damage.to_string(),
         };
-        Err(Error::refused(format!("somebody else writes {path}: the journal holds {what}"))
-            .with_hint("the original pfsdaemon and pfs know no leases: stop it, then run `pfs check`"))
+        let message = format!("somebody else writes {}: the journal holds {what}{}", path.display(), others(path));
+        Err(Error::refused(message)
+            .with_hint("the original pfsdaemon and pfs know no leases: stop them, then run `pfs check`"))
     }
 
     /// How many bytes of entries the journal can take now.
@@ -519,6 +522,14 @@ impl LogWriter {
             None => Ok(()),
         }
     }
+}
+
+/// Who else on this machine has a device open, for a message.
+fn others(path: &Path) -> String {
+    let Ok(metadata) = std::fs::metadata(path) else { return String::new() };
+    let mut uses = usage::uses_of(FileId::of(&metadata));
+    uses.retain(|used| !matches!(used, Use::Open { pid, .. } if *pid == std::process::id()));
+    if uses.is_empty() { String::new() } else { format!("; it is {}", usage::describe(&uses)) }
 }
 
 /// A position `bytes` after another in a journal of `size` bytes.
