@@ -1,5 +1,7 @@
 //! What the tests of the whole system share: finding the programs, and saying loudly what is skipped.
 
+pub mod docker;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};

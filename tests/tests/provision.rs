@@ -1,163 +1,19 @@
 //! `provision` on this machine, as a user runs it.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-use std::collections::BTreeSet;
+mod place;
+
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// One cluster at a time: two cores have enough to do with one, and ports that are free stay free.
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// A place for clusters, and at its end the proof that nothing of them is left.
-struct Place {
-    root: PathBuf,
-    dir: Option<tempfile::TempDir>,
-    _alone: MutexGuard<'static, ()>,
-}
-
-impl Place {
-    fn new() -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        // The path of a socket has 107 bytes: short names. Root's database runs as another user, who must be able to get here.
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let open = target.ancestors().all(|dir| fs::metadata(dir).is_ok_and(|metadata| metadata.mode() & 0o001 != 0));
-        let parent = if open && target.as_os_str().len() < 60 { target } else { Path::new("/var/tmp") };
-        let dir = tempfile::Builder::new().prefix("p").rand_bytes(4).tempdir_in(parent).unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        Self { root: dir.path().to_owned(), dir: Some(dir), _alone: alone }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = tests::program("provision");
-        command.arg("--state-dir").arg(&self.root).args(args).current_dir(&self.root).stdin(Stdio::null());
-        // What is set for the person who runs the tests is not meant for them.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("PG") || name.to_string_lossy().starts_with("PROVISION_") {
-                command.env_remove(name);
-            }
-        }
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
-        let Output { status, stdout, stderr } = self.command(args).output().unwrap();
-        (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-    }
-
-    fn ok(&self, args: &[&str]) -> String {
-        let (code, out, err) = self.run(args);
-        assert_eq!(code, Some(0), "provision {args:?}\n{out}\n{err}");
-        out
-    }
-
-    /// What fails must say `part`, and change nothing.
-    fn refused(&self, args: &[&str], exit_code: i32, part: &str) {
-        let before = self.files();
-        let (code, out, err) = self.run(args);
-        assert!(err.contains(part), "provision {args:?} says\n{err}");
-        assert_eq!((code, out.as_str()), (Some(exit_code), ""), "provision {args:?}\n{err}");
-        assert_eq!(self.files(), before, "provision {args:?} changed something");
-    }
-
-    fn json(&self, args: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(args)).unwrap()
-    }
-
-    fn sql(&self, node: &str, statement: &str) -> String {
-        self.ok(&["psql", node, "--", "-AtXqc", statement]).trim().to_owned()
-    }
-
-    /// The states of the nodes, however good or bad.
-    fn states(&self) -> Vec<String> {
-        let (_, out, err) = self.run(&["status", "--output", "json"]);
-        let nodes: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{err}"));
-        nodes.as_array().unwrap().iter().map(|node| node["state"].as_str().unwrap().to_owned()).collect()
-    }
-
-    fn cluster(&self) -> PathBuf {
-        self.root.join("clusters/default")
-    }
-
-    fn node(&self, name: &str) -> PathBuf {
-        self.cluster().join("nodes").join(name)
-    }
-
-    /// Everything that is here but what a running database writes by itself.
-    fn files(&self) -> BTreeSet<PathBuf> {
-        fn walk(path: &Path, found: &mut BTreeSet<PathBuf>) {
-            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.file_name().is_some_and(|name| name == "data") {
-                    continue;
-                }
-                if path.is_dir() {
-                    walk(&path, found);
-                }
-                found.insert(path);
-            }
-        }
-        let mut found = BTreeSet::new();
-        walk(&self.root, &mut found);
-        found
-    }
-
-    /// The processes that have to do with this place: by their arguments or their working directory.
-    fn processes(&self) -> Vec<String> {
-        let root = self.root.to_str().unwrap();
-        let all = fs::read_dir("/proc").unwrap().flatten();
-        all.filter_map(|entry| {
-            let cmdline = fs::read(entry.path().join("cmdline")).ok()?;
-            let text = String::from_utf8_lossy(&cmdline).replace('\0', " ");
-            let cwd = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-            (text.contains(root) || cwd.starts_with(root))
-                .then(|| format!("{} {text} in {}", entry.file_name().display(), cwd.display()))
-        })
-        .collect()
-    }
-
-    fn assert_nothing_left(&self) {
-        let left: BTreeSet<PathBuf> =
-            self.files().into_iter().filter(|path| *path != self.root.join("clusters")).collect();
-        assert!(left.is_empty(), "{left:?}");
-        assert!(self.processes().is_empty(), "{:?}", self.processes());
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        assert!(!mounts.contains(self.root.to_str().unwrap()), "{mounts}");
-        for device in blockdev::loopdev::list() {
-            assert!(!device.backing_file.starts_with(&self.root), "{device:?}");
-        }
-    }
-
-    fn gone(&self) {
-        self.ok(&["down", "--purge", "--yes"]);
-        self.assert_nothing_left();
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let _ = self.command(&["down", "--purge", "--yes"]).output();
-        }
-        let _ = self.dir.take().map(tempfile::TempDir::close);
-    }
-}
-
-/// `text` without what differs from one machine or run to another.
-fn steps_of(err: &str) -> Vec<&str> {
-    err.lines()
-        .filter_map(|line| line.split_once("s ").and_then(|(_, rest)| rest.trim_start().split_once("s ")))
-        .map(|(_, step)| step)
-        .collect()
-}
+use place::{Place, steps_of};
 
 #[test]
 fn from_nothing_to_a_replica_and_back_to_nothing() {
@@ -505,24 +361,6 @@ fn killed_at_any_moment_it_converges_and_leaves_nothing() {
             place.ok(&["down", "--purge", "--yes"]);
         }
         place.assert_nothing_left_after(moment);
-    }
-}
-
-impl Place {
-    fn assert_nothing_left_after(&self, moment: Duration) {
-        let cluster = self.cluster();
-        // Killed before it had noted anything, it leaves an empty directory that the next `up` takes.
-        if cluster.exists() {
-            let left = self.files();
-            assert!(
-                left.iter().all(|path| *path == cluster
-                    || *path == cluster.join("lock")
-                    || *path == self.root.join("clusters")),
-                "killed after {moment:?}: {left:?}"
-            );
-            fs::remove_dir_all(cluster).unwrap();
-        }
-        self.assert_nothing_left();
     }
 }
 

@@ -183,6 +183,9 @@ pub trait Runtime {
     /// `command` as one would type it here, outside of the node.
     fn shell(&self, node: &Node, command: &Command) -> String;
 
+    /// `command`, which reads its input, as one would type it after a pipe.
+    fn shell_with_input(&self, node: &Node, command: &Command) -> String;
+
     /// What [`make_directory`](Self::make_directory) does, as one would type it.
     fn shell_make_directory(&self, node: &Node, path: &Path) -> String;
 

@@ -387,7 +387,7 @@ fn make_replicator<'a>(cluster: &'a Cluster, primary: &'a Node) -> Step<'a> {
     } else {
         // Printed by the shell itself: nobody sees it among the arguments of a process.
         let password = password_from_file(cluster, REPLICATOR);
-        format!("echo \"{role} PASSWORD '$({password})'\" | {}", client(cluster, primary, &[]))
+        format!("echo \"{role} PASSWORD '$({password})'\" | {}", piped_client(cluster, primary))
     };
     Step::new(
         format!("let replicas log in to {}", primary.name),
@@ -416,6 +416,12 @@ fn make_replicator<'a>(cluster: &'a Cluster, primary: &'a Node) -> Step<'a> {
 
 pub(super) fn psql(cluster: &Cluster, node: &Node, statement: &str) -> String {
     client(cluster, node, &["-c", statement])
+}
+
+/// The shell command that gives the database's client what comes through a pipe.
+fn piped_client(cluster: &Cluster, node: &Node) -> String {
+    let (runtime, command) = (cluster.runtime(), cluster.engine().client(cluster, node));
+    if runtime.is_this_machine() { command.to_string() } else { runtime.shell_with_input(node, &command) }
 }
 
 /// The shell command that calls the database's client with `args`.

@@ -135,7 +135,10 @@ fn connect(transport: &Transport) -> Result<bollard::Docker, DockerError> {
 
 /// Why nobody answers, and what to do about it.
 fn unreachable(endpoint: &Endpoint, source: DockerError) -> Error {
-    let kind = io_error(&source).map(io::Error::kind);
+    let kind = match &source {
+        DockerError::SocketNotFoundError(_) => Some(io::ErrorKind::NotFound),
+        source => io_error(source).map(io::Error::kind),
+    };
     let other = "name another one with --docker, or do without: --runtime local";
     let (kind, message, hint) = match (&endpoint.transport, kind) {
         (Transport::Socket(path), Some(io::ErrorKind::PermissionDenied)) => (

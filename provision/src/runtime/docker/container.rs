@@ -64,10 +64,15 @@ impl Docker {
 
     /// Refuses what this cluster did not make. `what` is a command of docker, such as "volume".
     fn check_ours(&self, what: &str, name: &str, labels: &Labels) -> Result<()> {
-        if labels.as_ref().and_then(|labels| labels.get(CLUSTER_LABEL)) == Some(&self.id) {
+        let maker = labels.as_ref().and_then(|labels| labels.get(CLUSTER_LABEL));
+        if maker == Some(&self.id) {
             return Ok(());
         }
-        Err(Error::refused(format!("the {what} {name} exists, and this cluster did not make it")).with_hint(format!(
+        let message = match maker {
+            Some(_) => format!("the {what} {name} belongs to another cluster called {}, or is left of one", self.name),
+            None => format!("the {what} {name} exists, and this cluster did not make it"),
+        };
+        Err(Error::refused(message).with_hint(format!(
             "remove it (docker {what} rm {name}) if nobody needs it, or give this cluster another name with --name"
         )))
     }

@@ -138,7 +138,14 @@ impl Endpoint {
     /// Whether its ports on 127.0.0.1 are those of this machine.
     #[must_use]
     pub fn is_here(&self) -> bool {
-        matches!(self.transport, Transport::Socket(_) | Transport::Pipe(_))
+        match &self.transport {
+            Transport::Socket(_) | Transport::Pipe(_) => true,
+            Transport::Tcp { address, .. } => {
+                let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+                ["localhost", "127.0.0.1", "[::1]"].contains(&host)
+            }
+            Transport::Ssh(_) => false,
+        }
     }
 }
 
@@ -247,6 +254,7 @@ mod tests {
         let asked = Endpoint::find_in(&here, Some("unix:///s")).unwrap();
         assert_eq!(asked.transport, Transport::Socket("/s".into()));
         assert!(asked.is_here() && !find(&here).is_here());
+        assert!(Endpoint::find_in(&here, Some("tcp://127.0.0.1:2375")).unwrap().is_here());
     }
 
     #[test]

@@ -1,26 +1,30 @@
 //! What Docker lacks for the nodes.
 
-use blockdev::{ErrorKind, Result};
+use blockdev::{ByteSize, ErrorKind, Result};
 
-use super::Docker;
 use super::client::Client;
+use super::{Docker, Limits};
 use crate::doctor::Finding;
 use crate::runtime::local::ports;
 use crate::topology::{Node, Topology};
 
 pub(super) fn all(docker: &Docker, topology: &Topology) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
+    let mut reachable = true;
     for node in docker.one_per_daemon(topology)? {
         match docker.client(node) {
             Ok(client) => {
-                findings.extend(foreign("network", docker.has_network(&client)));
+                findings.extend(of_machine(docker, &client)?);
+                findings.extend(foreign("foreign-network", docker.has_network(&client)));
                 findings.extend(image(docker, &client)?);
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
-            Err(error) => findings.push(Finding::from_error("docker-unreachable", &error)),
+            Err(error) => {
+                reachable = false;
+                findings.push(Finding::from_error(unusable(error.kind()), &error));
+            }
         }
     }
-    if !findings.iter().any(|finding| finding.id == "docker-unreachable") {
+    if reachable {
         for node in topology.nodes() {
             findings.extend(of_node(docker, node)?);
         }
@@ -28,27 +32,75 @@ pub(super) fn all(docker: &Docker, topology: &Topology) -> Result<Vec<Finding>> 
     Ok(findings)
 }
 
+fn unusable(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Permission => "docker-permission",
+        ErrorKind::Unsupported => "docker-old",
+        _ => "docker-unreachable",
+    }
+}
+
+fn of_machine(docker: &Docker, client: &Client) -> Result<Vec<Finding>> {
+    let info = client.call(|| "cannot ask Docker about its machine".to_owned(), async |docker| docker.info().await)?;
+    let memory = info.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).map(ByteSize::new);
+    let mut findings = limits(docker.limits, memory, info.memory_limit);
+    if !client.endpoint.is_here() {
+        findings.push(Finding::error(
+            "docker-elsewhere",
+            format!(
+                "Docker at {} is on another machine, and the nodes' ports would be on its own 127.0.0.1",
+                client.endpoint
+            ),
+            "run provision on that machine",
+        ));
+    }
+    Ok(findings)
+}
+
+/// What is asked for and cannot be had of a machine with so much memory.
+fn limits(limits: Limits, memory: Option<ByteSize>, enforced: Option<bool>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let (Some(asked), Some(there)) = (limits.memory, memory)
+        && asked > there
+    {
+        findings.push(Finding::error(
+            "little-memory",
+            format!("each node is to have {asked} of memory; Docker's machine has {there}"),
+            "ask for less with --memory",
+        ));
+    }
+    if limits.memory.is_some() && enforced == Some(false) {
+        findings.push(Finding::warning(
+            "cgroup-memory",
+            "Docker's machine does not limit memory: its kernel has no memory cgroup",
+            "boot it with cgroup_enable=memory, or leave --memory out",
+        ));
+    }
+    let most = limits.memory.or(memory);
+    if let Some(most) = most.filter(|most| limits.shm_size > *most) {
+        findings.push(Finding::warning(
+            "large-shm",
+            format!("/dev/shm of a node may grow to {}, and a node has {most} of memory", limits.shm_size),
+            "ask for less with --shm-size",
+        ));
+    }
+    findings
+}
+
 fn of_node(docker: &Docker, node: &Node) -> Result<Vec<Finding>> {
     let client = docker.client(node)?;
     let mut findings = Vec::new();
-    let mut runs = false;
-    match docker.container(&client, node) {
-        Ok(container) => runs = container.is_some_and(|container| container.running),
-        Err(error) => findings.extend(foreign("container", Err(error))),
-    }
-    findings.extend(foreign("volume", docker.has_volume(&client, node)));
+    let container = docker.container(&client, node);
+    let runs = container.as_ref().is_ok_and(|container| container.as_ref().is_some_and(|container| container.running));
+    findings.extend(foreign("foreign-container", container));
+    findings.extend(foreign("foreign-volume", docker.has_volume(&client, node)));
     if client.endpoint.is_here() && !runs && !ports::is_free(node.port) {
         findings.push(ports::taken(node));
     }
     Ok(findings)
 }
 
-fn foreign(what: &'static str, looked: Result<bool>) -> Option<Finding> {
-    let id = match what {
-        "network" => "foreign-network",
-        "volume" => "foreign-volume",
-        _ => "foreign-container",
-    };
+fn foreign<T>(id: &'static str, looked: Result<T>) -> Option<Finding> {
     looked.err().map(|error| Finding::from_error(id, &error))
 }
 
@@ -60,5 +112,24 @@ fn image(docker: &Docker, client: &Client) -> Result<Option<Finding>> {
     match docker.ask_registry(client) {
         Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
         outcome => Ok(outcome.err().map(|error| Finding::from_error("image-missing", &error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_machine_does_not_have_is_told() {
+        let ids = |memory: Option<u64>, there: u64, enforced: bool| {
+            let asked = Limits { shm_size: ByteSize::gib(1), memory: memory.map(ByteSize::gib), cpus: None };
+            let found = limits(asked, Some(ByteSize::gib(there)), Some(enforced));
+            found.iter().map(|finding| finding.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(None, 4, false), [""; 0]);
+        assert_eq!(ids(Some(2), 4, true), [""; 0]);
+        assert_eq!(ids(Some(8), 4, true), ["little-memory"]);
+        assert_eq!(ids(Some(2), 4, false), ["cgroup-memory"]);
+        assert_eq!(ids(Some(0), 4, true), ["large-shm"]);
     }
 }

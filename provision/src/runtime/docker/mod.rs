@@ -357,6 +357,10 @@ impl Runtime for Docker {
         self.shell_exec(node, "", command)
     }
 
+    fn shell_with_input(&self, node: &Node, command: &Command) -> String {
+        self.shell_exec(node, "-i ", command)
+    }
+
     fn shell_make_directory(&self, node: &Node, path: &Path) -> String {
         self.shell(node, &Self::root_script(MAKE_DIRECTORY, &[&path.to_string_lossy(), &self.user]))
     }
@@ -364,7 +368,7 @@ impl Runtime for Docker {
     fn shell_write(&self, node: &Node, path: &Path, source: &str) -> String {
         let write = "umask 077; cat >\"$1\" && chown \"$2:\" \"$1\"";
         let write = Self::root_script(write, &[&path.to_string_lossy(), &self.user]);
-        format!("({source}) | {}", self.shell_exec(node, "-i ", &write))
+        format!("({source}) | {}", self.shell_with_input(node, &write))
     }
 
     fn shell_start(&self, service: Service<'_>, command: &Command) -> String {

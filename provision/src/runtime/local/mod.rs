@@ -257,6 +257,10 @@ impl Runtime for Local {
         }
     }
 
+    fn shell_with_input(&self, node: &Node, command: &Command) -> String {
+        self.shell(node, command)
+    }
+
     fn shell_make_directory(&self, _node: &Node, path: &Path) -> String {
         if self.account.switch {
             format!("install -d -m 700 -o {} -g {} {}", self.account.name, self.account.gid, quoted(path))
