@@ -7,7 +7,8 @@
 //! - [`mod@format`]: the bytes and nothing else;
 //! - [`volume`]: a volume open for reading, while somebody may be writing it; and open for [writing](volume::writer);
 //! - [`mod@mkfs`] makes a volume, [`mod@growfs`] grows it;
-//! - [`mod@check`]: what is wrong with a volume; [`diff`]: how two differ; [`copy`]: out of one and into one.
+//! - [`mod@check`]: what is wrong with a volume; [`diff`]: how two differ; [`copy`]: out of one and into one;
+//! - [`mod@mount`]: one as a directory of the host, read-only.
 //!
 //! ```no_run
 //! use pfs::volume::{Volume, VolumePath};
@@ -31,4 +32,5 @@ pub mod diff;
 pub mod format;
 pub mod growfs;
 pub mod mkfs;
+pub mod mount;
 pub mod volume;

@@ -16,6 +16,7 @@ mod ls;
 mod map;
 mod mkdir;
 mod mkfs;
+mod mount;
 mod original;
 mod read;
 mod rename;
@@ -91,6 +92,7 @@ enum Command {
     Fallocate(fallocate::Args),
     Flushlog(flushlog::Args),
     Fstrim(fstrim::Args),
+    Mount(mount::Args),
     Map(map::Args),
     Check(check::Args),
     Diff(diff::Args),
@@ -145,6 +147,7 @@ fn run(cli: &Cli) -> (&'static str, Result<(), Failure>) {
         Command::Fallocate(args) => ("fallocate", fallocate::run(args, &session)),
         Command::Flushlog(args) => ("flushlog", flushlog::run(args, &session)),
         Command::Fstrim(args) => ("fstrim", fstrim::run(args, &session)),
+        Command::Mount(args) => ("mount", mount::run(args, &session)),
         Command::Map(args) => ("map", map::run(args, &session)),
         Command::Check(args) => ("check", check::run(args, &session)),
         Command::Diff(args) => ("diff", diff::run(args, &session)),
