@@ -10,6 +10,7 @@
 mod data;
 mod device;
 mod exclusive;
+mod follower;
 mod hostlock;
 mod journal;
 mod lease;
@@ -23,12 +24,13 @@ use std::path::Path;
 
 use blockdev::Result;
 
-use crate::format::LeaderRecord;
+use crate::format::{LeaderRecord, Object};
 
 pub(crate) use data::twice;
 pub use data::{FileMap, MappedBlock, Segment};
 pub use device::{Device, Part, Source, Witness};
 pub use exclusive::Exclusive;
+pub use follower::{Follower, LOOK_INTERVAL};
 pub use hostlock::{HostLock, Region};
 pub use journal::Journal;
 pub use lease::{Holder, Lease, LeaseOptions};
@@ -38,6 +40,16 @@ pub use metadata::{ListedBlock, Metadata};
 pub use name::{Name, NameError, VolumePath};
 pub use tree::{Entry, FileKind, Stat, Visit, Walk};
 pub use writer::Writer;
+
+/// What a look at the leader record found.
+enum Change {
+    /// Nothing.
+    Nothing,
+    /// Transactions, which left these objects so, in this order.
+    Objects(Vec<Object>),
+    /// So much that everything was read anew.
+    All,
+}
 
 /// A volume open for reading.
 #[derive(Debug)]
@@ -74,20 +86,26 @@ impl Volume {
     /// # Errors
     /// When the device cannot be read or the volume is damaged; what was known before stays as it was.
     pub fn refresh(&mut self) -> Result<bool> {
-        let latest = load::read_leader(&mut self.device);
-        if latest.as_ref().is_ok_and(|latest| *latest == self.leader) {
-            return Ok(false);
-        }
-        if latest.and_then(|latest| self.catch_up(latest)).is_err() {
-            // Trimmed meanwhile, overwritten meanwhile, grown meanwhile, or damaged: loading finds out.
-            let loaded = load::load(&mut self.device, Load::default())?;
-            (self.metadata, self.journal, self.leader) = (loaded.metadata, loaded.journal, loaded.leader);
-        }
-        Ok(true)
+        Ok(!matches!(self.follow()?, Change::Nothing))
     }
 
-    /// Applies the transactions between what is known and `latest`, all or none.
-    fn catch_up(&mut self, latest: LeaderRecord) -> Result<()> {
+    /// As [`refresh`](Self::refresh), and says what changed.
+    fn follow(&mut self) -> Result<Change> {
+        let latest = load::read_leader(&mut self.device);
+        if latest.as_ref().is_ok_and(|latest| *latest == self.leader) {
+            return Ok(Change::Nothing);
+        }
+        if let Ok(changed) = latest.and_then(|latest| self.catch_up(latest)) {
+            return Ok(Change::Objects(changed));
+        }
+        // Trimmed meanwhile, overwritten meanwhile, grown meanwhile, or damaged: loading finds out.
+        let loaded = load::load(&mut self.device, Load::default())?;
+        (self.metadata, self.journal, self.leader) = (loaded.metadata, loaded.journal, loaded.leader);
+        Ok(Change::All)
+    }
+
+    /// Applies the transactions between what is known and `latest`, all or none. Returns the objects that they changed.
+    fn catch_up(&mut self, latest: LeaderRecord) -> Result<Vec<Object>> {
         let mut changed = Vec::new();
         let from = (self.leader.head, self.leader.head_lsn);
         self.journal.scan(&mut self.device, from, &latest, |entry, at| {
@@ -95,11 +113,11 @@ impl Volume {
             changed.push(entry.object.clone());
             Ok(())
         })?;
-        for object in changed {
-            self.metadata.put(&object);
+        for object in &changed {
+            self.metadata.put(object);
         }
         self.leader = latest;
-        Ok(())
+        Ok(changed)
     }
 
     /// What the metadata say.
