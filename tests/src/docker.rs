@@ -180,7 +180,7 @@ fn make_image(host: &str, directory: &Path) {
     assert!(archived && imported.is_ok_and(|status| status.success()), "the image can be imported");
 }
 
-/// Docker with [`IMAGE`](docker::IMAGE); without it the enclosing test is skipped, loudly.
+/// Docker with the [image](mod@crate::docker) of the tests; without it the enclosing test is skipped, loudly.
 #[macro_export]
 macro_rules! needs_docker {
     () => {
