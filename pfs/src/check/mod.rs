@@ -1,8 +1,9 @@
 //! Whether everything in a volume is as it should be.
 //!
 //! Reading a volume stops at the first thing that is wrong; this goes on and names them all. It writes nothing and takes
-//! no lock.
+//! no lock, unless it is asked to [repair].
 
+mod repair;
 mod structure;
 
 use std::error::Error as _;
@@ -17,6 +18,8 @@ use crate::volume::load::{
     ATTEMPTS, leader_in_place, read_first_header, read_headers, read_leader, read_leader_bytes, read_sets,
 };
 use crate::volume::{Device, Journal, Metadata};
+
+pub use repair::{Repaired, repair};
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -177,11 +177,15 @@ impl<'a> Session<'a> {
         [path, b"/", name].concat()
     }
 
+    /// How to take the lease.
+    pub(crate) fn lease(&self) -> LeaseOptions {
+        LeaseOptions { host: self.original.hostid, force: self.take_over, ..LeaseOptions::default() }
+    }
+
     /// Opens a volume for writing, as its only writer.
     pub(crate) fn writer(&self, path: &Path, cancel: &Cancel) -> Result<Writer, Failure> {
         self.original.known_cluster().map_err(Failure::Mount)?;
-        let lease = LeaseOptions { host: self.original.hostid, force: self.take_over, ..LeaseOptions::default() };
-        let exclusive = Exclusive::take(path, &lease, cancel).map_err(Failure::Mount)?;
+        let exclusive = Exclusive::take(path, &self.lease(), cancel).map_err(Failure::Mount)?;
         let options = Options {
             // What a person asked for is there when the command ends; the original's promises nothing.
             durable: !self.compatible,
