@@ -12,7 +12,7 @@ use blockdev::loopdev::{self, Attachment};
 use common::model::{self, Model, Node, Work, Worker};
 use pfs::check::check;
 use pfs::volume::writer::{Options, Writer};
-use pfs::volume::{Device, Volume};
+use pfs::volume::{Device, Volume, VolumePath};
 
 /// Where the original is, if it is here.
 fn original() -> Option<PathBuf> {
@@ -152,4 +152,25 @@ fn the_original_and_this_take_turns() {
         assert!(theirs * 3 > ours, "seed {seed}: the original did {theirs}, {ours} were done here");
         original.attachment.detach().unwrap();
     }
+}
+
+#[test]
+fn an_original_that_appears_is_noticed() {
+    let program = needs_original!();
+    let (image, _directory) = common::copy("fresh-10g");
+    let attachment = loopdev::attach(&image, &loopdev::Options::default()).unwrap();
+    let device = attachment.device().path.clone();
+    let original = Original { program, attachment };
+    let writer = Writer::open(&device, Options::default()).unwrap();
+    writer.mkdir(&VolumePath::new("/ours")).unwrap();
+    original.run(&["mkdir"], "theirs", b"");
+    let error = writer.mkdir(&VolumePath::new("/late")).unwrap_err();
+    assert!(error.to_string().contains("somebody else writes"), "{error}");
+    assert!(error.hint().unwrap().contains("pfsdaemon"));
+    assert!(writer.close().is_err());
+    let report = check(&mut Device::open(&device).unwrap()).unwrap();
+    assert_eq!(report.findings, []);
+    let found = Model::read(&mut Volume::open(&device).unwrap()).unwrap();
+    assert_eq!(found.0.keys().collect::<Vec<_>>(), ["ours", "theirs"]);
+    original.attachment.detach().unwrap();
 }

@@ -271,6 +271,25 @@ impl Worker {
         (0..len).map(|index| first.wrapping_add((index / 7) as u8)).collect()
     }
 
+    /// The next thing to do in a directory, which is there.
+    pub fn next_below(&mut self, model: &Model, top: &str) -> Work {
+        let within = |path: &String| path.strip_prefix(&format!("{top}/")).map(str::to_owned);
+        let inner = model.0.iter().filter_map(|(path, node)| Some((within(path)?, node.clone()))).collect();
+        let under = |path: String| format!("{top}/{path}");
+        match self.next(&Model(inner)) {
+            Work::Create(path) => Work::Create(under(path)),
+            Work::Mkdir(path) => Work::Mkdir(under(path)),
+            Work::Unlink(path) => Work::Unlink(under(path)),
+            Work::Rmdir(path) => Work::Rmdir(under(path)),
+            Work::Rename(from, to) => Work::Rename(under(from), under(to)),
+            Work::Write(path, at, bytes) => Work::Write(under(path), at, bytes),
+            Work::Append(path, bytes) => Work::Append(under(path), bytes),
+            Work::Truncate(path, size) => Work::Truncate(under(path), size),
+            Work::Allocate(path, at, len, keep) => Work::Allocate(under(path), at, len, keep),
+            Work::Empty => Work::Empty,
+        }
+    }
+
     /// The next thing to do.
     pub fn next(&mut self, model: &Model) -> Work {
         match self.random.u8(..100) {

@@ -11,19 +11,18 @@ use nix::errno::Errno;
 
 use crate::format::Bda;
 
-use super::super::data::Segment;
 use super::super::device::Witness;
 use super::log::Ticket;
-use super::plan::{Plan, Run, SECTOR, Using};
+use super::pieces::{BUFFER, Piece, fill, read_pieces, write_pieces};
+use super::plan::{Plan, Using};
 use super::sectors::Hold;
 use super::{Handle, Position, Writer};
 
 /// I/Os in flight at once.
 const QUEUE_DEPTH: u32 = 64;
 
-/// How many buffers there are for what is not aligned, and how large they are.
+/// How many buffers there are for what is not aligned.
 const BUFFERS: u32 = 16;
-const BUFFER: usize = 64 << 10;
 
 /// Most bytes in one I/O.
 const IO_MAX: u64 = 1 << 30;
@@ -94,18 +93,6 @@ enum Stage {
     /// The journal must have what was written.
     Counting(Ticket),
     Done,
-}
-
-/// One I/O, or two of the same sectors.
-#[derive(Debug, Clone, Copy)]
-enum Piece {
-    /// Straight from or to memory.
-    Direct { at: u64, from: u32, len: u32 },
-    /// Whole sectors into a buffer, and some of their bytes into memory.
-    Read { at: u64, sectors: u32, skip: u32, from: u32, len: u32 },
-    /// Whole sectors of a run out of a buffer; what of them is to stay is read into it before. The run's data are in memory
-    /// from there on.
-    Write { at: u64, sectors: u32, read: bool, run: Run, from: u32 },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -516,113 +503,4 @@ fn lend(start: *mut u8, len: usize) -> Result<Option<Lent>> {
     };
     // SAFETY: the callers wait for what they started on the memory they borrow.
     Ok(NonNull::new(start).filter(|_| len > 0).map(|start| unsafe { Lent::new(start, len) }))
-}
-
-/// Cuts a range of the device that goes from or to memory `from` on into what is aligned, and what is before and after it.
-fn aligned(at: u64, len: u64, memory: Lent, from: u64) -> (u64, u64) {
-    let before = at.next_multiple_of(SECTOR) - at;
-    let address = memory.start().addr().get() as u64 + from + before;
-    if before >= len || !address.is_multiple_of(SECTOR) {
-        return (len, 0);
-    }
-    (before, (len - before) / SECTOR * SECTOR)
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "no longer than the memory, or than a buffer")]
-fn read_pieces(segments: &[Segment], memory: Lent) -> VecDeque<Piece> {
-    let mut pieces = VecDeque::new();
-    let mut from = 0;
-    for segment in segments {
-        match *segment {
-            Segment::Zero { len } => {
-                let zeroes = memory.part(from as u32, len as u32);
-                // SAFETY: who lent the memory promised that it is there for this alone.
-                unsafe { ptr::write_bytes(zeroes.start().as_ptr(), 0, len as usize) };
-            }
-            Segment::Data { at, len } => {
-                let at = at.bytes();
-                let (before, direct) = aligned(at, len, memory, from);
-                through_buffers(at, before, from, &mut pieces);
-                if direct > 0 {
-                    let from = (from + before) as u32;
-                    pieces.push_back(Piece::Direct { at: at + before, from, len: direct as u32 });
-                }
-                let done = before + direct;
-                through_buffers(at + done, len - done, from + done, &mut pieces);
-            }
-        }
-        from += segment.len();
-    }
-    pieces
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "no longer than the memory, or than a buffer")]
-fn through_buffers(at: u64, len: u64, from: u64, pieces: &mut VecDeque<Piece>) {
-    let mut done = 0;
-    while done < len {
-        let skip = (at + done) % SECTOR;
-        let part = (len - done).min(BUFFER as u64 - skip);
-        let sectors = (skip + part).next_multiple_of(SECTOR) as u32;
-        let (start, from) = (at + done - skip, (from + done) as u32);
-        pieces.push_back(Piece::Read { at: start, sectors, skip: skip as u32, from, len: part as u32 });
-        done += part;
-    }
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "no longer than the memory, or than a buffer")]
-fn write_pieces(runs: &[Run], memory: Lent) -> VecDeque<Piece> {
-    let mut pieces = VecDeque::new();
-    let mut from = 0;
-    for run in runs {
-        let (start, end) = (run.at - run.at % SECTOR, run.end().next_multiple_of(SECTOR));
-        let (before, direct) = aligned(run.at + run.zeroes, run.data, memory, from);
-        // A run's last sector in part, where nothing is kept, is filled up with zeroes.
-        let (first, last) = (run.at + run.zeroes + before, run.at + run.zeroes + before + direct);
-        let buffered = |from_at: u64, to: u64, from: u64, pieces: &mut VecDeque<Piece>| {
-            let mut at = from_at;
-            while at < to {
-                let read_first = at < run.at;
-                let alone = read_first || (run.keep && at + SECTOR > run.end());
-                let mut sectors = if alone { SECTOR } else { (to - at).min(BUFFER as u64) };
-                if !alone && run.keep && at + sectors > run.end() {
-                    sectors -= SECTOR;
-                }
-                let read = read_first || (run.keep && at + sectors > run.end());
-                pieces.push_back(Piece::Write { at, sectors: sectors as u32, read, run: *run, from: from as u32 });
-                at += sectors;
-            }
-        };
-        if direct == 0 {
-            buffered(start, end, from, &mut pieces);
-        } else {
-            buffered(start, first, from, &mut pieces);
-            let from_direct = (from + before) as u32;
-            pieces.push_back(Piece::Direct { at: first, from: from_direct, len: direct as u32 });
-            buffered(last, end, from, &mut pieces);
-        }
-        from += run.data;
-    }
-    pieces
-}
-
-/// Puts what of a run falls into the sectors at `at` into them. Its data are in memory `from` there on.
-fn fill(sectors: &mut [u8], at: u64, run: Run, memory: Lent, from: u32) {
-    let (start, end) = (at, at + sectors.len() as u64);
-    let data = run.at + run.zeroes;
-    #[allow(clippy::cast_possible_truncation, reason = "inside the sectors, or the memory")]
-    let within = |from: u64, to: u64| {
-        let (from, to) = (from.clamp(start, end), to.clamp(start, end));
-        ((from - start) as usize, (to - start) as usize)
-    };
-    let (zeroes, zeroes_end) = within(run.at, data);
-    sectors[zeroes..zeroes_end].fill(0);
-    let (first, last) = within(data, run.end());
-    if first < last {
-        #[allow(clippy::cast_possible_truncation, reason = "inside the memory")]
-        let from = from + (start + first as u64 - data) as u32;
-        #[allow(clippy::cast_possible_truncation, reason = "no more than a buffer")]
-        let memory = memory.part(from, (last - first) as u32);
-        // SAFETY: who lent the memory promised that it is there, and that nobody writes it.
-        unsafe { ptr::copy_nonoverlapping(memory.start().as_ptr(), sectors[first..last].as_mut_ptr(), last - first) };
-    }
 }

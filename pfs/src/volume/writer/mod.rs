@@ -14,6 +14,7 @@ mod discard;
 mod log;
 mod names;
 mod operations;
+mod pieces;
 mod plan;
 mod ready;
 mod sectors;
