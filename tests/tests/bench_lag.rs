@@ -164,11 +164,24 @@ fn after_up_it_needs_no_argument_and_every_bad_one_is_refused() {
     assert_eq!(Run::load(&cluster.root.join("run.json")).unwrap(), run);
     cluster.assert_nothing_left();
 
+    let ids = |run: &Run, id: &str| run.findings.iter().filter(|finding| finding.id == id).count();
+    let run = cluster.measured(&["--observer-effect", "--runtime=300ms", "--warmup=100ms"]);
+    assert_eq!((group(&run, "Observer").len(), ids(&run, "observer-effect")), (2, 1));
+    let loads = ["--load=pgbench-like,insert,update", "--load-rate=50", "--rate=50", "--runtime=300ms"];
+    let run = cluster.measured(&[&loads[..], &["--singles=2", "--silence=10ms", "--heartbeat=10ms"]].concat());
+    assert_eq!((group(&run, "Busy").len(), group(&run, "Quiet").len(), ids(&run, "heartbeat")), (3, 8, 4));
+    // More than one connection can send. All that was due is counted, sent or not.
+    let run = cluster.measured(&["--busy", "--rate=20000", "--connections=1", "--runtime=500ms", "--warmup=0"]);
+    let busy = group(&run, "Busy")[0];
+    assert!(figure(busy, "rate_kept") < 0.99 && ids(&run, "rate-not-kept") == 1, "{:?}", busy.figures);
+    assert_eq!(count(busy, "intended"), 10_000);
+
     // The same by its connection strings, password file and all.
     let strings = cluster.connection_strings();
     let [writer, reader] = [0, 1].map(|index| strings[index].as_str());
     let run = cluster.measured(&[writer, reader, "--busy", "--runtime=500ms", "--warmup=0", "--rate=50,100"]);
     assert_eq!(group(&run, "Busy").iter().map(|cell| count(cell, "lag")).collect::<Vec<_>>(), [25, 50]);
+    assert_eq!(ids(&run, "knee"), 1);
 
     let refused = |args: &[&str], code: i32, part: &str| {
         let (exit, out, err) = cluster.lag(args);
@@ -182,6 +195,8 @@ fn after_up_it_needs_no_argument_and_every_bad_one_is_refused() {
     let wrong = format!("{writer} password=wrong");
     refused(&[&wrong, reader], 6, "look at the user and the password");
     refused(&[writer, "host=127.0.0.1 prot=1"], 2, "connection string 2 cannot be used");
+    refused(&["--load=tpcc"], 2, "\"tpcc\" is no kind of load");
+    refused(&["--calibrate=10s"], 2, "10s is not in 1ms to 5s");
     refused(&["--rate=0"], 2, "a rate of 0 a second");
     refused(&["--cluster=nobody"], 1, "there is no cluster called nobody");
     cluster.provision(&["up", "--name", "other", "--replicas", "0"]);
@@ -196,6 +211,39 @@ fn after_up_it_needs_no_argument_and_every_bad_one_is_refused() {
     cluster.sql("primary", "CREATE SCHEMA onedisk_lag");
     refused(&[], 3, "has a schema onedisk_lag that bench did not make");
     cluster.sql("primary", "DROP SCHEMA onedisk_lag");
+}
+
+#[test]
+fn a_delay_that_is_known_is_found_again_and_taken_back() {
+    tests::needs_postgresql!();
+    let cluster = Cluster::up();
+    let delay = || cluster.sql("replica1", "SHOW recovery_min_apply_delay");
+    let ms = 1e6;
+    // A machine that is busy with something else delays more than it is asked to, and never less.
+    let mut attempts = Vec::new();
+    let recovered = (0..10).any(|_| {
+        let run = cluster.measured(&["--calibrate", "--rate=50", "--runtime=2s", "--warmup=500ms"]);
+        assert_eq!(delay(), "0");
+        let cell = group(&run, "Calibration")[0];
+        let mean = cell.latencies.iter().find(|latency| latency.name == "lag").unwrap().histogram.mean();
+        // It became visible between two looks, the second of which is what is counted.
+        let (latest, apart) = (figure(cell, "found"), figure(cell, "resolution"));
+        let ratio = mean / figure(group(&run, "Replication")[0], "replay_lag");
+        assert!(latest >= 50.0 * ms, "{latest}");
+        attempts.push((latest, apart, ratio));
+        latest - apart <= 52.0 * ms && (0.5..2.0).contains(&ratio)
+    });
+    assert!(recovered, "{attempts:?}");
+
+    // Ctrl-C takes it back, too.
+    let child = cluster.in_its_midst(&["--calibrate=100ms", "--runtime=60s"]);
+    assert_eq!(delay(), "100ms");
+    let (code, _, err) = cluster.lag(&["--calibrate"]);
+    assert_eq!(code, Some(3), "{err}");
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(ended(child).0, Some(130));
+    assert_eq!(delay(), "0");
+    cluster.assert_nothing_left();
 }
 
 #[test]

@@ -9,7 +9,9 @@
 //! time has come) wakes a reader that would otherwise sleep; so single transactions of each kind are timed, too, each after
 //! a silence.
 
+mod background;
 mod clock;
+mod delay;
 mod dsn;
 mod nodes;
 mod outcome;
@@ -29,10 +31,13 @@ use tokio::runtime::Runtime;
 
 use crate::disk::Progress;
 use crate::report::{Environment, Finding, Run, Severity};
+use background::Background;
+use delay::Delayed;
 use outcome::Outcome;
 use scratch::Scratch;
 use session::{Pace, Session};
 
+pub use background::Load;
 pub use nodes::Nodes;
 pub use probe::Probe;
 
@@ -48,13 +53,33 @@ const TRANSACTIONS_MAX: f64 = 5e6;
 /// The shortest runtime that says anything.
 const RUNTIME_MIN: Duration = Duration::from_millis(100);
 
+/// A heartbeat or a delay: the unit of PostgreSQL's own delay, and what a single transaction is waited for.
+const TIMES: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(5);
+
+/// How often it is measured with and without somebody who looks.
+const OBSERVER_ROUNDS: u32 = 3;
+
+/// What is asked of the readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// What an application sees while transactions come steadily, and what it sees of single ones after silence.
+    BusyAndQuiet,
+    /// The former alone.
+    Busy,
+    /// The latter alone.
+    Quiet,
+    /// What it costs that somebody looks.
+    ObserverEffect,
+    /// Whether a known delay of each reader is found again. Readers are told to wait so long
+    /// (`recovery_min_apply_delay`), and get back what they had.
+    Calibration(Duration),
+}
+
 /// What is measured, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// Whether a steady stream of transactions is measured.
-    pub busy: bool,
-    /// Whether single transactions after silence are.
-    pub quiet: bool,
+    /// What is asked.
+    pub question: Question,
     /// Transactions a second of the steady stream: each is measured.
     pub rates: Vec<f64>,
     /// How long each stream is measured.
@@ -63,8 +88,14 @@ pub struct Options {
     pub warmup: Duration,
     /// How many connections it has.
     pub connections: usize,
+    /// Kinds of load beside the steady stream, one after the other; without any, it is alone.
+    pub loads: Vec<Load>,
+    /// Transactions a second of the load.
+    pub load_rate: f64,
     /// How many single transactions of each kind.
     pub singles: u32,
+    /// Single transactions are measured once more, with a tiny update so often.
+    pub heartbeat: Option<Duration>,
     /// How long it is silent before each: this, and up to half as much again.
     pub silence: Duration,
     /// How long a poller rests between two looks.
@@ -85,15 +116,19 @@ impl Options {
         if self.runtime < RUNTIME_MIN {
             return Err(Error::invalid(format!("a runtime of {:?} is below {RUNTIME_MIN:?}", self.runtime)));
         }
-        for rate in &self.rates {
+        for (what, rate) in self.rates.iter().map(|rate| ("a rate", rate)).chain([("a load", &self.load_rate)]) {
             let count = rate * (self.warmup + self.runtime).as_secs_f64();
             if !(1.0..=TRANSACTIONS_MAX).contains(&count) {
                 return Err(Error::invalid(format!(
-                    "a rate of {rate} a second makes {count:.1} transactions in {:?}: not 1 to {TRANSACTIONS_MAX}",
+                    "{what} of {rate} a second makes {count:.1} transactions in {:?}: not 1 to {TRANSACTIONS_MAX}",
                     self.warmup + self.runtime
                 ))
-                .with_hint("another --rate, or another --runtime"));
+                .with_hint("another rate, or another --runtime"));
             }
+        }
+        let times = [self.heartbeat, if let Question::Calibration(delay) = self.question { Some(delay) } else { None }];
+        if let Some(time) = times.into_iter().flatten().find(|time| !TIMES.contains(time)) {
+            return Err(Error::invalid(format!("{time:?} is not in {:?} to {:?}", TIMES.start(), TIMES.end())));
         }
         if !(1..=CONNECTIONS_MAX).contains(&self.connections) {
             return Err(Error::invalid(format!("{} connections are not in 1 to {CONNECTIONS_MAX}", self.connections)));
@@ -106,62 +141,120 @@ impl Options {
 
     /// What is measured, one thing after the other.
     fn steps(&self) -> Vec<Step> {
+        let loads: Vec<Option<Load>> =
+            if self.loads.is_empty() { vec![None] } else { self.loads.iter().copied().map(Some).collect() };
+        let streams =
+            || self.rates.iter().flat_map(|rate| loads.iter().map(|load| Stream { rate: *rate, load: *load }));
         let mut steps = Vec::new();
-        if self.busy {
-            steps.extend(self.rates.iter().map(|rate| Step::Busy { rate: *rate }));
-        }
-        if self.quiet {
-            steps.extend(Probe::ALL.map(|probe| Step::Quiet { probe }));
+        match self.question {
+            Question::ObserverEffect => {
+                for stream in streams() {
+                    let both =
+                        [Step::Observer { stream, looked_at: false }, Step::Observer { stream, looked_at: true }];
+                    (0..OBSERVER_ROUNDS).for_each(|_| steps.extend(both));
+                }
+            }
+            Question::Calibration(delay) => steps.extend(streams().map(|stream| Step::Calibration { stream, delay })),
+            Question::BusyAndQuiet | Question::Busy | Question::Quiet => {
+                if self.question != Question::Quiet {
+                    steps.extend(streams().map(Step::Busy));
+                }
+                if self.question != Question::Busy {
+                    for heartbeat in std::iter::once(None).chain(self.heartbeat.map(Some)) {
+                        steps.extend(Probe::ALL.map(|probe| Step::Quiet { probe, heartbeat }));
+                    }
+                }
+            }
         }
         steps
+    }
+}
+
+/// A steady stream of updates, and the load beside it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Stream {
+    rate: f64,
+    load: Option<Load>,
+}
+
+impl std::fmt::Display for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} updates a second", self.rate)?;
+        self.load.map_or(Ok(()), |load| write!(f, " under a load of {load}"))
     }
 }
 
 /// One measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Step {
-    /// A steady stream of updates.
-    Busy { rate: f64 },
+    /// A steady stream.
+    Busy(Stream),
     /// Single transactions, each after a silence.
-    Quiet { probe: Probe },
+    Quiet { probe: Probe, heartbeat: Option<Duration> },
+    /// A steady stream at which somebody looks, or nobody.
+    Observer { stream: Stream, looked_at: bool },
+    /// A steady stream to readers that wait.
+    Calibration { stream: Stream, delay: Duration },
 }
 
 impl Step {
     fn name(self) -> String {
         match self {
-            Self::Busy { rate } => format!("{rate} updates a second"),
-            Self::Quiet { probe } => probe.description().to_owned(),
+            Self::Busy(stream) => stream.to_string(),
+            Self::Quiet { probe, heartbeat: None } => probe.description().to_owned(),
+            Self::Quiet { probe, heartbeat: Some(every) } => {
+                format!("{} with a heartbeat every {every:?}", probe.description())
+            }
+            Self::Observer { stream, looked_at: true } => format!("{stream}, looked at"),
+            Self::Observer { stream, looked_at: false } => format!("{stream}, nobody looks"),
+            Self::Calibration { stream, delay } => format!("{stream}, delayed by {delay:?}"),
+        }
+    }
+
+    fn stream(self) -> Option<Stream> {
+        match self {
+            Self::Busy(stream) | Self::Observer { stream, .. } | Self::Calibration { stream, .. } => Some(stream),
+            Self::Quiet { .. } => None,
         }
     }
 
     /// How long it takes, where nothing lags.
     fn length(self, options: &Options) -> Duration {
-        match self {
-            Self::Busy { .. } => options.warmup + options.runtime,
-            Self::Quiet { .. } => options.silence.mul_f64(1.25) * options.singles,
+        match self.stream() {
+            Some(_) => options.warmup + options.runtime,
+            None => options.silence.mul_f64(1.25) * options.singles,
         }
     }
 
     /// The measurement with this `index`.
     fn session(self, options: &Options, index: usize) -> Session {
         let seed = options.seed.wrapping_add(index as u64);
-        let (probe, pace) = match self {
-            Self::Busy { rate } => {
-                let length = options.warmup + options.runtime;
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
-                let count = (rate * length.as_secs_f64()).round() as usize;
-                let due = writer::arrivals(count, length, seed);
-                (Probe::Update, Pace::Open { due, connections: options.connections, length })
-            }
-            Self::Quiet { probe } => {
+        let length = options.warmup + options.runtime;
+        let connections = options.connections;
+        let due = |rate: f64, seed| {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
+            writer::arrivals((rate * length.as_secs_f64()).round() as usize, length, seed)
+        };
+        let (probe, pace, background) = match self {
+            Self::Quiet { probe, heartbeat } => {
                 let mut rng = Rng::with_seed(seed);
                 let silences = (0..options.singles).map(|_| options.silence.mul_f64(1.0 + rng.f64() / 2.0)).collect();
-                (probe, Pace::AfterSilence { silences })
+                (probe, Pace::AfterSilence { silences }, heartbeat.map(Background::Heartbeat))
+            }
+            Self::Busy(stream) | Self::Observer { stream, .. } | Self::Calibration { stream, .. } => {
+                let background = stream.load.map(|load| Background::Load {
+                    load,
+                    // Independent of the stream's.
+                    due: due(options.load_rate, !seed),
+                    connections,
+                });
+                (Probe::Update, Pace::Open { due: due(stream.rate, seed), connections, length }, background)
             }
         };
         // Far more than any session has.
         let base = i64::try_from(index + 1).unwrap_or(i64::MAX >> 40) << 32;
-        Session { probe, pace, pause: options.pause, base }
+        let looked_at = !matches!(self, Self::Observer { looked_at: false, .. });
+        Session { probe, pace, background, looked_at, pause: options.pause, base }
     }
 }
 
@@ -188,6 +281,7 @@ pub fn measure(nodes: &Nodes, options: &Options, progress: &mut dyn Progress, ca
         )
     }));
     let scratch = Scratch::make(nodes, options.connections, cancel)?;
+    let delayed = delay(nodes, &about[1..], options, cancel)?;
     let steps = options.steps();
     let mut left: Duration = steps.iter().map(|step| step.length(options)).sum();
     let mut outcome = Outcome::new(nodes, options);
@@ -203,13 +297,32 @@ pub fn measure(nodes: &Nodes, options: &Options, progress: &mut dyn Progress, ca
         outcome.add(*step, &observed);
     }
     outcome.finish(&mut run);
-    if let Err(error) = scratch.remove() {
-        let text = format!("{error}. {}", error.hint().unwrap_or_default());
-        run.findings.push(Finding::new(Severity::Error, "schema-left", text.trim()));
-    }
+    let mut left_behind = |id: &str, outcome: Result<()>| {
+        if let Err(error) = outcome {
+            let text = format!("{error}. {}", error.hint().unwrap_or_default());
+            run.findings.push(Finding::new(Severity::Error, id, text.trim()));
+        }
+    };
+    delayed.into_iter().for_each(|delayed| left_behind("delay-left", delayed.restore()));
+    left_behind("schema-left", scratch.remove());
     run.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     run.end(began.elapsed(), !broken && !cancel.is_cancelled());
     Ok(run)
+}
+
+/// For a calibration, the readers made to wait.
+fn delay(nodes: &Nodes, about: &[nodes::About], options: &Options, cancel: &Cancel) -> Result<Vec<Delayed>> {
+    let Question::Calibration(delay) = options.question else { return Ok(Vec::new()) };
+    for (reader, about) in nodes.readers.iter().zip(about) {
+        if about.delay_ms > 0 {
+            return Err(Error::refused(format!(
+                "{} waits {} ms already before it replays a commit",
+                reader.name, about.delay_ms
+            ))
+            .with_hint("a calibration sets recovery_min_apply_delay itself: take it out of the configuration first"));
+        }
+    }
+    nodes.readers.iter().map(|reader| Delayed::new(reader, delay, cancel)).collect()
 }
 
 /// A runtime for one thread: what waits for a server in it never waits for another thread.
@@ -226,13 +339,15 @@ mod tests {
 
     fn options() -> Options {
         Options {
-            busy: true,
-            quiet: true,
+            question: Question::BusyAndQuiet,
             rates: vec![100.0],
             runtime: Duration::from_secs(10),
             warmup: Duration::from_secs(1),
             connections: 16,
+            loads: Vec::new(),
+            load_rate: 1000.0,
             singles: 10,
+            heartbeat: None,
             silence: Duration::from_millis(200),
             pause: Duration::ZERO,
             seed: 1,
@@ -258,10 +373,33 @@ mod tests {
                 "a rate of NaN a second makes NaN transactions in 11s: not 1 to 5000000",
             ),
             (Options { connections: 0, ..options() }, "0 connections are not in 1 to 256"),
+            (
+                Options { load_rate: 0.0, ..options() },
+                "a load of 0 a second makes 0.0 transactions in 11s: not 1 to 5000000",
+            ),
+            (Options { heartbeat: Some(Duration::ZERO), ..options() }, "0ns is not in 1ms to 5s"),
+            (
+                Options { question: Question::Calibration(Duration::from_secs(6)), ..options() },
+                "6s is not in 1ms to 5s",
+            ),
             (Options { singles: 0, ..options() }, "no single transaction says nothing"),
         ] {
             assert_eq!(options.check().unwrap_err().to_string(), why);
         }
+    }
+
+    #[test]
+    fn every_question_has_its_steps() {
+        let names = |options: Options| options.steps().into_iter().map(Step::name).collect::<Vec<_>>();
+        let options = Options { rates: vec![10.0, 20.0], loads: vec![Load::Insert], ..options() };
+        let busy = ["10 updates a second under a load of insert", "20 updates a second under a load of insert"];
+        assert_eq!(names(Options { question: Question::Busy, ..options.clone() }), busy);
+        let heartbeat = Some(Duration::from_millis(10));
+        let quiet = names(Options { question: Question::Quiet, heartbeat, ..options.clone() });
+        assert_eq!((quiet.len(), quiet[2].as_str()), (8, "bulk insert, 500 rows"));
+        assert_eq!(quiet[6], "bulk insert, 500 rows with a heartbeat every 10ms");
+        let observer = Options { question: Question::ObserverEffect, rates: vec![5.0], loads: Vec::new(), ..options };
+        assert_eq!(names(observer)[..2], ["5 updates a second, nobody looks", "5 updates a second, looked at"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::probe::Probe;
 use super::samples::{Fate, Sample};
 use super::session::Observed;
 use super::watcher::Said;
-use super::{Nodes, Options, Step};
+use super::{Nodes, Options, Step, Stream};
 use crate::report::vocabulary as v;
 use crate::report::{Cell, Finding, Highlight, Histogram, Latency, Measure, Plot, PlotKind, Run, Series, Severity};
 
@@ -13,11 +13,21 @@ const BUSY: &str = "Busy: a steady stream of updates";
 /// The section of the report about single transactions.
 const QUIET: &str = "Quiet: single transactions, each after a silence";
 
+/// The section of the report about delays that are known.
+const CALIBRATION: &str = "Calibration: a delay that is known";
+/// The section of the report about what looking costs.
+const OBSERVER: &str = "Observer effect: the same stream, looked at and not";
 /// The section of the report about what replication says of itself.
 const VIEW: &str = "Replication's own view: means, by the primary's clock";
 
 /// So much of a rate must be kept.
 const RATE_KEPT_MIN: f64 = 0.99;
+
+/// A calibration finds its delay to within this.
+const CALIBRATED_NS: f64 = 2e6;
+
+/// So many times what it was at the lowest rate is past the knee.
+const KNEE: f64 = 10.0;
 
 /// The median lag of a quiet transaction that is worth a word, when others take far less.
 const SLEEPY_NS: f64 = 100e6;
@@ -34,20 +44,28 @@ pub(super) struct Outcome<'a> {
     cells: Vec<Cell>,
     views: Vec<Cell>,
     findings: Vec<Finding>,
+    observer: Vec<Observer>,
+}
+
+/// One stream of the observer effect, looked at or not: a value for each round.
+#[derive(Debug)]
+struct Observer {
+    stream: Stream,
+    looked_at: bool,
+    commit_p50: Vec<f64>,
+    commit_p99: Vec<f64>,
+    replay: Vec<f64>,
 }
 
 impl<'a> Outcome<'a> {
     pub(super) fn new(nodes: &'a Nodes, options: &'a Options) -> Self {
-        Self { nodes, options, cells: Vec::new(), views: Vec::new(), findings: Vec::new() }
+        Self { nodes, options, cells: Vec::new(), views: Vec::new(), findings: Vec::new(), observer: Vec::new() }
     }
 
     /// Takes in one measurement.
     pub(super) fn add(&mut self, step: Step, observed: &Observed) {
         let wrote = &observed.wrote;
-        let warmup = match step {
-            Step::Busy { .. } => super::clock::nanos(self.options.warmup),
-            Step::Quiet { .. } => 0,
-        };
+        let warmup = step.stream().map_or(0, |_| super::clock::nanos(self.options.warmup));
         let window = Window { start: wrote.began + warmup, end: wrote.ended };
         if let Some(error) = observed.broken() {
             let text = format!("{}: {}. What was measured until then is here.", step.name(), with_cause(error));
@@ -55,27 +73,52 @@ impl<'a> Outcome<'a> {
         }
         let waiting: Vec<u64> =
             wrote.waiting.iter().filter(|due| **due >= window.start).map(|due| window.end - due).collect();
+        let sent = wrote.slots.iter().flatten().filter(|written| written.intended >= window.start).count();
+        let kept = step.stream().and_then(|_| kept(sent, waiting.len()));
+        let load_kept = step
+            .stream()
+            .and_then(|stream| stream.load)
+            .and_then(|_| kept_of(observed.background.sent.min(observed.background.due), observed.background.due));
+        self.say_what_was_not_kept(step, kept, load_kept);
+        if let Step::Observer { stream, looked_at } = step {
+            self.add_observer(stream, looked_at, window, observed);
+            return;
+        }
         let mut views = Vec::new();
         for (index, (reader, (looks, samples))) in self.nodes.readers.iter().zip(&observed.readers).enumerate() {
             let measured: Vec<Sample> =
                 samples.iter().filter(|sample| sample.written.intended >= window.start).copied().collect();
             let tally = Tally::new(&measured, &waiting);
-            let (group, name) = match step {
-                Step::Busy { rate } => (BUSY, format!("{rate} updates a second, {}", reader.name)),
-                Step::Quiet { probe } => (QUIET, format!("{}, {}", probe.description(), reader.name)),
+            let group = match step {
+                Step::Quiet { .. } => QUIET,
+                Step::Calibration { .. } => CALIBRATION,
+                Step::Busy(_) | Step::Observer { .. } => BUSY,
             };
-            let mut cell = Cell::new(group, name).with_param(&v::READER, reader.name.as_str());
-            cell = match step {
-                Step::Busy { rate } => {
-                    cell.series = courses(&measured, window, rate);
-                    let kept = tally.kept(waiting.len());
-                    if kept.is_some_and(|kept| kept < RATE_KEPT_MIN) {
-                        self.say_rate_not_kept(rate, kept.unwrap_or(0.0));
+            let mut cell = Cell::new(group, format!("{}, {}", step.name(), reader.name))
+                .with_param(&v::READER, reader.name.as_str())
+                .with_figure(&v::RATE_KEPT, kept.into_iter().collect())
+                .with_figure(&v::LOAD_KEPT, load_kept.into_iter().collect());
+            if let Some(stream) = step.stream() {
+                cell.series = courses(&measured, window, stream.rate);
+                cell = with_stream(cell, stream);
+            }
+            match step {
+                Step::Quiet { probe, heartbeat } => {
+                    cell = cell.with_param(&v::TRANSACTION, probe.description());
+                    if self.options.heartbeat.is_some() {
+                        let every = heartbeat.map_or_else(|| "none".to_owned(), |every| format!("every {every:?}"));
+                        cell = cell.with_param(&v::HEARTBEAT, every);
                     }
-                    cell.with_param(&v::RATE, whole(rate)).with_figure(&v::RATE_KEPT, kept.into_iter().collect())
                 }
-                Step::Quiet { probe } => cell.with_param(&v::TRANSACTION, probe.description()),
-            };
+                Step::Calibration { delay, .. } => {
+                    let (found, finding) = calibration(&measured, delay, &reader.name);
+                    self.findings.extend(finding);
+                    cell = cell
+                        .with_param(&v::DELAY, super::clock::nanos(delay))
+                        .with_figure(&v::FOUND, found.into_iter().collect());
+                }
+                Step::Busy(_) | Step::Observer { .. } => {}
+            }
             if tally.timed_out > 0 && observed.broken().is_none() {
                 self.findings.push(Finding::new(
                     Severity::Warning,
@@ -93,7 +136,7 @@ impl<'a> Outcome<'a> {
                 continue;
             }
             let said = &observed.heard.readers[index];
-            if let Step::Busy { .. } = step {
+            if let Step::Busy(_) = step {
                 self.findings.extend(where_it_is(&cell.name, tally.lag.mean(), said));
             }
             views.extend(view(&cell, said));
@@ -112,25 +155,148 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    fn say_rate_not_kept(&mut self, rate: f64, kept: f64) {
-        let text = format!(
-            "Of {rate} updates a second only {:.1} % could be sent: the writer could not keep up, and times from the \
-             intended beginning have no end.",
-            kept * 100.0
-        );
-        let finding =
-            Finding::new(Severity::Warning, "rate-not-kept", text).with_hint("a lower --rate, or more --connections");
-        if !self.findings.contains(&finding) {
-            self.findings.push(finding);
+    /// Says where less was sent than was due.
+    fn say_what_was_not_kept(&mut self, step: Step, stream: Option<f64>, load: Option<f64>) {
+        for (what, kept) in [("the stream", stream), ("the load", load)] {
+            let Some(kept) = kept.filter(|kept| *kept < RATE_KEPT_MIN) else { continue };
+            let text = format!(
+                "{}: only {:.1} % of {what} could be sent when it was due or later: the writer could not keep up, and \
+                 times from the intended beginning have no end.",
+                step.name(),
+                kept * 100.0
+            );
+            self.findings.push(
+                Finding::new(Severity::Warning, "rate-not-kept", text).with_hint("a lower rate, or more --connections"),
+            );
+        }
+    }
+
+    fn add_observer(&mut self, stream: Stream, looked_at: bool, window: Window, observed: &Observed) {
+        let mut commit = Histogram::new();
+        let written = observed.wrote.slots.iter().flatten().filter(|written| written.intended >= window.start);
+        for (written, acknowledged) in written.filter_map(|written| Some((written, written.acknowledged?))) {
+            commit.record(acknowledged.saturating_sub(written.sent));
+        }
+        if commit.is_empty() {
+            return;
+        }
+        let mut replay = Histogram::new();
+        observed.heard.readers.iter().for_each(|said| replay.merge(&said.replay));
+        let known = self.observer.iter().position(|known| known.stream == stream && known.looked_at == looked_at);
+        let index = known.unwrap_or_else(|| {
+            let (commit_p50, commit_p99, replay) = (Vec::new(), Vec::new(), Vec::new());
+            self.observer.push(Observer { stream, looked_at, commit_p50, commit_p99, replay });
+            self.observer.len() - 1
+        });
+        let observer = &mut self.observer[index];
+        observer.commit_p50.push(count(commit.percentile(50.0)));
+        observer.commit_p99.push(count(commit.percentile(99.0)));
+        if !replay.is_empty() {
+            observer.replay.push(replay.mean());
+        }
+    }
+
+    /// The cells of the observer effect, and what they say.
+    fn observers(&mut self) {
+        let median = |samples: &[f64]| crate::report::stats::median(samples);
+        for observer in &self.observer {
+            let name = Step::Observer { stream: observer.stream, looked_at: observer.looked_at }.name();
+            let cell = with_stream(Cell::new(OBSERVER, name), observer.stream)
+                .with_param(&v::LOOKED_AT, observer.looked_at)
+                .with_figure(&v::COMMIT_P50, observer.commit_p50.clone())
+                .with_figure(&v::COMMIT_P99, observer.commit_p99.clone())
+                .with_figure(&v::REPLAY_LAG, observer.replay.clone());
+            self.cells.push(cell);
+        }
+        let pairs = self.observer.iter().filter(|observer| observer.looked_at).filter_map(|on| {
+            let off = self.observer.iter().find(|off| off.stream == on.stream && !off.looked_at)?;
+            Some((on, off))
+        });
+        for (on, off) in pairs {
+            let (Some(commit_on), Some(commit_off)) = (median(&on.commit_p50), median(&off.commit_p50)) else {
+                continue;
+            };
+            let mut text = format!(
+                "{}: to look at the readers makes a commit {:.2} times as long ({:.2} ms, {:.2} ms when nobody looks)",
+                on.stream,
+                commit_on / commit_off,
+                commit_on / 1e6,
+                commit_off / 1e6
+            );
+            if let (Some(on), Some(off)) = (median(&on.replay), median(&off.replay)) {
+                text += &format!(", and replay_lag {:.2} times ({:.2} ms, {:.2} ms)", on / off, on / 1e6, off / 1e6);
+            }
+            let finding = Finding::new(Severity::Note, "observer-effect", text + ".");
+            self.findings.push(finding.with_hint("a longer --poll-pause costs less, and tells less"));
+        }
+    }
+
+    /// Says up to which rate readers keep up.
+    fn knee(&mut self) {
+        for reader in &self.nodes.readers {
+            let loads: Vec<Option<super::Load>> = if self.options.loads.is_empty() {
+                vec![None]
+            } else {
+                self.options.loads.iter().copied().map(Some).collect()
+            };
+            for load in loads {
+                let figures = |rate: f64| {
+                    let name = format!("{}, {}", Stream { rate, load }, reader.name);
+                    let cell = self.cells.iter().find(|cell| cell.group == BUSY && cell.name == name)?;
+                    let figure = |measure: &Measure| cell.figures.get(&*measure.name).map(|figure| figure.value);
+                    Some((rate, figure(&v::INTENDED_P50)?, figure(&v::RATE_KEPT)?))
+                };
+                let mut rates = self.options.rates.clone();
+                rates.sort_by(f64::total_cmp);
+                let measured: Vec<(f64, f64, f64)> = rates.into_iter().filter_map(figures).collect();
+                if measured.len() > 1 {
+                    let under = load.map(|load| format!(" under a load of {load}")).unwrap_or_default();
+                    let text = format!("{}{under} {}.", reader.name, knee_text(&measured));
+                    self.findings.push(Finding::new(Severity::Note, "knee", text));
+                }
+            }
+        }
+    }
+
+    /// Says what a heartbeat buys.
+    fn heartbeat(&mut self) {
+        let Some(every) = self.options.heartbeat else { return };
+        for reader in &self.nodes.readers {
+            for probe in Probe::ALL {
+                let median = |heartbeat| {
+                    let name = format!("{}, {}", Step::Quiet { probe, heartbeat }.name(), reader.name);
+                    let cell = self.cells.iter().find(|cell| cell.name == name)?;
+                    cell.figures.get(&*v::P50.name).map(|figure| figure.value)
+                };
+                let (Some(without), Some(with)) = (median(None), median(Some(every))) else { continue };
+                let times = without / with;
+                let what = if times >= 2.0 {
+                    format!("brings the median lag down {times:.0} times")
+                } else {
+                    "buys next to nothing".to_owned()
+                };
+                let text = format!(
+                    "A heartbeat every {every:?} {what} for {} on {}: {:.2} ms without, {:.2} ms with it.",
+                    probe.description(),
+                    reader.name,
+                    without / 1e6,
+                    with / 1e6
+                );
+                self.findings.push(Finding::new(Severity::Note, "heartbeat", text));
+            }
         }
     }
 
     /// Puts everything into `run`.
     pub(super) fn finish(mut self, run: &mut Run) {
+        self.observers();
         self.censored();
         self.sleepy();
-        run.parameters = vec![v::RATE, v::TRANSACTION, v::READER];
+        self.heartbeat();
+        self.knee();
+        run.parameters = vec![v::RATE, v::LOAD, v::TRANSACTION, v::HEARTBEAT, v::DELAY, v::LOOKED_AT, v::READER];
         run.measures = vec![
+            v::FOUND,
             v::P50,
             v::P99,
             v::P999,
@@ -138,12 +304,14 @@ impl<'a> Outcome<'a> {
             v::INTENDED_P50,
             v::INTENDED_P99,
             v::COMMIT_P50,
+            v::COMMIT_P99,
             v::POLL_P50,
             v::RESOLUTION,
             v::CENSORED,
             v::LOST,
             v::TIMED_OUT,
             v::RATE_KEPT,
+            v::LOAD_KEPT,
             v::WRITE_LAG,
             v::FLUSH_LAG,
             v::REPLAY_LAG,
@@ -240,7 +408,7 @@ impl<'a> Outcome<'a> {
             references: Vec::new(),
         };
         let has = |group: &str| self.cells.iter().any(|cell| cell.group == group);
-        let (rate, reader) = (&*v::RATE.name, &*v::READER.name);
+        let (rate, load, reader) = (&*v::RATE.name, &*v::LOAD.name, &*v::READER.name);
         let figure =
             |measure: &Measure, x: &str| PlotKind::Figure { measure: measure.name.to_string(), x: x.to_owned() };
         let mut plots = Vec::new();
@@ -248,19 +416,108 @@ impl<'a> Outcome<'a> {
             let percentiles = |latency: &str| PlotKind::Percentiles { latency: latency.to_owned() };
             let course = |measure: &Measure| PlotKind::Course { measure: measure.name.to_string() };
             if self.options.rates.len() > 1 {
-                plots.push(plot("Median lag against rate", BUSY, figure(&v::P50, rate), &[reader]));
-                plots.push(plot("99th percentile of the lag against rate", BUSY, figure(&v::P99, rate), &[reader]));
+                plots.push(plot("Median lag against rate", BUSY, figure(&v::P50, rate), &[load, reader]));
+                plots.push(plot(
+                    "99th percentile of the lag against rate",
+                    BUSY,
+                    figure(&v::P99, rate),
+                    &[load, reader],
+                ));
             }
-            plots.push(plot("Lag percentiles, from the acknowledgement", BUSY, percentiles(LAG), &[rate, reader]));
-            plots.push(plot("Percentiles from the intended beginning", BUSY, percentiles(INTENDED), &[rate, reader]));
-            plots.push(plot("Median lag over time", BUSY, course(&v::P50), &[rate, reader]));
-            plots.push(plot("99th percentile of the lag over time", BUSY, course(&v::P99), &[rate, reader]));
+            plots.push(plot(
+                "Lag percentiles, from the acknowledgement",
+                BUSY,
+                percentiles(LAG),
+                &[rate, load, reader],
+            ));
+            plots.push(plot(
+                "Percentiles from the intended beginning",
+                BUSY,
+                percentiles(INTENDED),
+                &[rate, load, reader],
+            ));
+            plots.push(plot("Median lag over time", BUSY, course(&v::P50), &[rate, load, reader]));
+            plots.push(plot("99th percentile of the lag over time", BUSY, course(&v::P99), &[rate, load, reader]));
+        }
+        if has(CALIBRATION) {
+            let kind = PlotKind::Percentiles { latency: LAG.to_owned() };
+            plots.push(plot("Lag percentiles of delayed readers", CALIBRATION, kind, &[&v::DELAY.name, reader]));
         }
         if has(QUIET) {
-            plots.push(plot("Median lag after silence", QUIET, figure(&v::P50, &v::TRANSACTION.name), &[reader]));
+            plots.push(plot(
+                "Median lag after silence",
+                QUIET,
+                figure(&v::P50, &v::TRANSACTION.name),
+                &[&v::HEARTBEAT.name, reader],
+            ));
         }
         plots
     }
+}
+
+/// `cell` with what its stream was.
+fn with_stream(cell: Cell, stream: Stream) -> Cell {
+    let cell = cell.with_param(&v::RATE, whole(stream.rate));
+    match stream.load {
+        Some(load) => cell.with_param(&v::LOAD, load.name()),
+        None => cell,
+    }
+}
+
+/// The share of what was due that was `sent`, where so many still were `waiting`.
+fn kept(sent: usize, waiting: usize) -> Option<f64> {
+    kept_of(sent, sent + waiting)
+}
+
+/// The share of what was `due` that was `done`.
+fn kept_of(done: usize, due: usize) -> Option<f64> {
+    (due > 0).then(|| count(done as u64) / count(due as u64))
+}
+
+/// Where `measured` (a rate, the median from the intended beginning, the share of it that was kept; by rate) has its knee.
+fn knee_text(measured: &[(f64, f64, f64)]) -> String {
+    let (lowest, least, _) = measured[0];
+    let mut before = None;
+    for (rate, median, kept) in measured {
+        let past = if *kept < RATE_KEPT_MIN {
+            Some(format!("only {:.1} % of {rate} a second can be sent", kept * 100.0))
+        } else if *median > KNEE * least {
+            let times = median / least;
+            Some(format!(
+                "at {rate} a second the median from the intended beginning is {times:.0} times that at {lowest}"
+            ))
+        } else {
+            None
+        };
+        match (past, before) {
+            (Some(past), Some(before)) => return format!("keeps up to {before} updates a second: {past}"),
+            (Some(past), None) => return format!("does not keep up with the lowest rate: {past}"),
+            (None, _) => before = Some(*rate),
+        }
+    }
+    format!("keeps up to {} updates a second, the highest rate that was tried", before.unwrap_or(lowest))
+}
+
+/// What a calibration found of `delay`, and what that says. PostgreSQL counts the delay from a moment between the sending of
+/// a transaction and the flush of its commit, so it is looked for from the sending.
+fn calibration(samples: &[Sample], delay: std::time::Duration, reader: &str) -> (Option<f64>, Option<Finding>) {
+    let mut found: Vec<u64> = samples.iter().filter_map(Sample::since_sent).collect();
+    found.sort_unstable();
+    let Some(median) = found.get(found.len() / 2).map(|ns| count(*ns)) else { return (None, None) };
+    let off = median - count(super::clock::nanos(delay));
+    let text = format!(
+        "A delay of {delay:?} on {reader} was found as {:.2} ms, {:+.2} ms off (median of {}).",
+        median / 1e6,
+        off / 1e6,
+        found.len()
+    );
+    let finding = if off.abs() <= CALIBRATED_NS {
+        Finding::new(Severity::Note, "calibrated", text)
+    } else {
+        Finding::new(Severity::Warning, "not-calibrated", text)
+            .with_hint("the machine is busy, or the disk slow: try again")
+    };
+    (Some(median), Some(finding))
 }
 
 /// An error and why it came about, in one line.
@@ -340,7 +597,6 @@ struct Tally {
     lost: u64,
     /// Those that were acknowledged and not seen.
     timed_out: u64,
-    sent: usize,
 }
 
 impl Tally {
@@ -354,7 +610,6 @@ impl Tally {
             censored: 0,
             lost: 0,
             timed_out: 0,
-            sent: samples.len(),
         };
         for sample in samples {
             if let Some(lag) = sample.lag() {
@@ -376,12 +631,6 @@ impl Tally {
         }
         waited.iter().for_each(|waited| tally.intended.record(*waited));
         tally
-    }
-
-    /// The share of what was due that was sent, where `waiting` were not.
-    fn kept(&self, waiting: usize) -> Option<f64> {
-        let due = self.sent + waiting;
-        (due > 0).then(|| count(self.sent as u64) / count(due as u64))
     }
 
     fn into_cell(self, mut cell: Cell, round_trips: &Histogram) -> Cell {
@@ -474,11 +723,39 @@ mod tests {
         assert_eq!((tally.lag.count(), tally.intended.count(), tally.commit.count()), (1, 4, 2));
         assert_eq!((tally.lost, tally.timed_out, tally.censored), (1, 1, 0));
         assert_eq!(tally.intended.max() / 1000, 9003);
-        assert_eq!(tally.kept(1), Some(0.75));
-        assert_eq!(Tally::new(&[], &[]).kept(0), None);
         let cell = tally.into_cell(Cell::new("", ""), &Histogram::new());
         assert_eq!((cell.figures["lost"].value, cell.figures["timed_out"].value), (1.0, 1.0));
         assert!(!cell.figures.contains_key("p99"));
+    }
+
+    #[test]
+    fn what_was_kept_is_a_share_of_what_was_due() {
+        assert_eq!((kept(3, 1), kept(100, 0), kept(0, 0)), (Some(0.75), Some(1.0), None));
+    }
+
+    #[test]
+    fn the_knee_is_where_less_is_sent_or_the_median_leaps() {
+        let ms = |ms: f64| ms * 1e6;
+        let measured = [(100.0, ms(1.0), 1.0), (1000.0, ms(2.0), 1.0), (5000.0, ms(40.0), 1.0)];
+        let leaps = "keeps up to 1000 updates a second: at 5000 a second the median from the intended beginning is 40 \
+                     times that at 100";
+        assert_eq!(knee_text(&measured), leaps);
+        let measured = [(100.0, ms(1.0), 1.0), (1000.0, ms(2.0), 0.5)];
+        assert_eq!(knee_text(&measured), "keeps up to 100 updates a second: only 50.0 % of 1000 a second can be sent");
+        assert_eq!(knee_text(&measured[..1]), "keeps up to 100 updates a second, the highest rate that was tried");
+        assert!(knee_text(&measured[1..]).starts_with("does not keep up with the lowest rate"));
+    }
+
+    #[test]
+    fn a_calibration_counts_from_the_sending() {
+        let delay = std::time::Duration::from_millis(50);
+        // Sent, acknowledged 1 µs later, seen 51 ms after that.
+        let (found, finding) = calibration(&[sample(0, 51_000_000)], delay, "r");
+        assert_eq!(found, Some(51_001_000.0));
+        assert_eq!(finding.unwrap().text, "A delay of 50ms on r was found as 51.00 ms, +1.00 ms off (median of 1).");
+        let (_, finding) = calibration(&[sample(0, 53_000_000)], delay, "r");
+        assert_eq!(finding.unwrap().id, "not-calibrated");
+        assert_eq!(calibration(&[], delay, "r"), (None, None));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use blockdev::{Cancel, Error, ErrorKind, Result};
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
+use super::background;
 use super::nodes::{Endpoint, Nodes};
 use super::probe::Probe;
 use super::{PATIENCE, runtime};
@@ -41,8 +42,9 @@ impl Scratch {
         let scratch = Self { runtime, client, writer, removed: false };
         let make = format!(
             "BEGIN; DROP SCHEMA IF EXISTS {SCHEMA} CASCADE; CREATE SCHEMA {SCHEMA}; COMMENT ON SCHEMA {SCHEMA} IS '{MARK}';
-             {} COMMIT",
-            Probe::tables(slots)
+             {} {} COMMIT",
+            Probe::tables(slots),
+            background::tables()
         );
         let made = scratch.runtime.block_on(scratch.client.batch_execute(&make));
         made.map_err(|error| scratch.writer.failed("cannot make a schema on", error))?;

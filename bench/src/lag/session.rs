@@ -9,6 +9,7 @@ use std::time::Duration;
 use blockdev::{Cancel, Context, Error, ErrorKind, Result};
 
 use super::PATIENCE;
+use super::background::{self, Background, Went};
 use super::clock::{Clock, nanos};
 use super::nodes::Nodes;
 use super::poller::{self, Looks};
@@ -56,6 +57,10 @@ pub(super) struct Session {
     pub(super) probe: Probe,
     /// When.
     pub(super) pace: Pace,
+    /// What else goes on on the writer.
+    pub(super) background: Option<Background>,
+    /// Whether anybody looks at the readers.
+    pub(super) looked_at: bool,
     /// How long a poller rests between two looks.
     pub(super) pause: Duration,
     /// Numbers of transactions begin after this one, so that nobody takes an older session's for one of this.
@@ -86,6 +91,11 @@ pub(super) struct Goal {
 }
 
 impl Shared {
+    /// Whether everything is written that is measured, or nobody wants more.
+    pub(super) fn is_written(&self) -> bool {
+        self.goal.get().is_some() || self.stop.is_cancelled()
+    }
+
     /// Whether every reader has seen `number` in slot 0.
     pub(super) fn all_have_seen(&self, number: u64) -> bool {
         self.seen.iter().all(|seen| seen.load(Ordering::Acquire) >= number)
@@ -111,13 +121,16 @@ pub(super) struct Observed {
     pub(super) readers: Vec<(Looks, Vec<Sample>)>,
     /// What replication said of itself meanwhile.
     pub(super) heard: Heard,
+    /// How that went what else went on.
+    pub(super) background: Went,
 }
 
 impl Observed {
     /// Why it ended before its time, unless somebody asked for that.
     pub(super) fn broken(&self) -> Option<&Error> {
         let lost = || self.readers.iter().find_map(|(looks, _)| looks.error.as_ref());
-        self.heard.failover.as_ref().or(self.wrote.error.as_ref()).or_else(lost)
+        let writer = || self.wrote.error.as_ref().or(self.background.error.as_ref());
+        self.heard.failover.as_ref().or_else(writer).or_else(lost)
     }
 }
 
@@ -145,7 +158,8 @@ pub(super) fn run(
         let _ends = EndsAll(&shared);
         let (ready, readiness) = mpsc::channel();
         let mut pollers = Vec::new();
-        for (index, reader) in nodes.readers.iter().enumerate() {
+        let looked_at = if shared.session.looked_at { nodes.readers.as_slice() } else { &[] };
+        for (index, reader) in looked_at.iter().enumerate() {
             let (ready, shared) = (ready.clone(), Arc::clone(&shared));
             let body = move || poller::run(reader, index, &shared, ready);
             pollers.push(spawn(scope, "poller", body)?);
@@ -153,6 +167,8 @@ pub(super) fn run(
         drop(ready);
         let for_watcher = Arc::clone(&shared);
         let watcher = spawn(scope, "watcher", move || watcher::run(nodes, &for_watcher))?;
+        let for_background = Arc::clone(&shared);
+        let background = spawn(scope, "background", move || background::run(&nodes.writer, &for_background))?;
         // Each says so once it looks; who cannot connect hangs up.
         let all_ready = readiness.iter().count() == pollers.len();
         let wrote = if all_ready {
@@ -187,12 +203,13 @@ pub(super) fn run(
             thread::sleep(Duration::from_millis(2));
         }
         shared.over.cancel();
+        let background = background.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let heard = watcher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let looks = pollers
             .into_iter()
             .map(|poller| poller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect::<Result<Vec<Looks>>>()?;
-        let wrote = wrote?;
+        let (wrote, background) = (wrote?, background?);
         let readers = looks
             .into_iter()
             .map(|looks| {
@@ -200,7 +217,7 @@ pub(super) fn run(
                 (looks, samples)
             })
             .collect();
-        Ok(Observed { wrote, readers, heard })
+        Ok(Observed { wrote, readers, heard, background })
     })
 }
 

@@ -144,7 +144,7 @@ async fn serve(
 }
 
 /// Waits until `due`, or a stop.
-async fn until(due: u64, timer: &Timer, shared: &Shared) -> Result<()> {
+pub(super) async fn until(due: u64, timer: &Timer, shared: &Shared) -> Result<()> {
     loop {
         let left = Duration::from_nanos(due.saturating_sub(shared.clock.now()));
         if left.is_zero() || shared.stop.is_cancelled() {

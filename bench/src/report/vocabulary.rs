@@ -24,6 +24,14 @@ pub const PROGRAM: Parameter = Parameter::new("program", "program", Unit::Count)
 pub const READER: Parameter = Parameter::new("reader", "reader", Unit::Count);
 /// Which kind of transaction was written.
 pub const TRANSACTION: Parameter = Parameter::new("transaction", "transaction", Unit::Count);
+/// Which load there was beside what is measured.
+pub const LOAD: Parameter = Parameter::new("load", "load", Unit::Count);
+/// How often a tiny update kept readers awake.
+pub const HEARTBEAT: Parameter = Parameter::new("heartbeat", "heartbeat", Unit::Count);
+/// How long a replica waits on purpose before it replays a commit.
+pub const DELAY: Parameter = Parameter::new("delay", "delay", Unit::Nanoseconds);
+/// Whether anybody looked at the replicas.
+pub const LOOKED_AT: Parameter = Parameter::new("looked_at", "looked at", Unit::Count);
 
 /// Operations done per second.
 pub const IOPS: Measure = Measure::new("iops", "IOPS", Unit::PerSecond, Better::Higher);
@@ -43,6 +51,10 @@ pub const INTENDED_P50: Measure = Measure::new("intended_p50", "from due p50", U
 pub const INTENDED_P99: Measure = Measure::new("intended_p99", "from due p99", Unit::Nanoseconds, Better::Lower);
 /// The time of a commit, from its sending to its acknowledgement, that half of all stay below.
 pub const COMMIT_P50: Measure = Measure::new("commit_p50", "commit p50", Unit::Nanoseconds, Better::Lower);
+/// The time of a commit, from its sending to its acknowledgement, that 99 of 100 stay below.
+pub const COMMIT_P99: Measure = Measure::new("commit_p99", "commit p99", Unit::Nanoseconds, Better::Lower);
+/// What a calibration found of a delay: from the sending of a transaction until it was seen, in the median.
+pub const FOUND: Measure = Measure::new("found", "found", Unit::Nanoseconds, Better::Lower);
 /// The time of a look at a reader that half of all stay below: no lag below it can be told.
 pub const POLL_P50: Measure = Measure::new("poll_p50", "poll p50", Unit::Nanoseconds, Better::Lower);
 /// How far apart the two looks are between which something became visible, in the median.
@@ -55,6 +67,8 @@ pub const LOST: Measure = Measure::new("lost", "lost", Unit::Count, Better::Lowe
 pub const TIMED_OUT: Measure = Measure::new("timed_out", "timed out", Unit::Count, Better::Lower);
 /// The share of what an open loop had to send that it sent.
 pub const RATE_KEPT: Measure = Measure::new("rate_kept", "rate kept", Unit::Ratio, Better::Higher);
+/// The share of what a load had to send that it sent.
+pub const LOAD_KEPT: Measure = Measure::new("load_kept", "load kept", Unit::Ratio, Better::Higher);
 /// What `pg_stat_replication` calls `write_lag`, in the mean.
 pub const WRITE_LAG: Measure = Measure::new("write_lag", "write lag", Unit::Nanoseconds, Better::Lower);
 /// What `pg_stat_replication` calls `flush_lag`, in the mean.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bench::lag::{self, Nodes, Options};
+use bench::lag::{self, Load, Nodes, Options, Question};
 use bench::report::{Run, Severity};
 use blockdev::{Cancel, Error, ErrorKind, Result, ui};
 use provision::Cluster;
@@ -53,13 +53,36 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 16)]
     connections: usize,
 
+    /// Load beside the steady stream: pgbench-like, insert (which extends a table) or update (in place); several are
+    /// measured one after the other.
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    load: Vec<Load>,
+
+    /// Transactions a second of the load.
+    #[arg(long, value_name = "N", default_value_t = 1000.0)]
+    load_rate: f64,
+
     /// Measure single transactions after silence alone.
-    #[arg(long, conflicts_with_all = ["busy", "rate", "runtime", "warmup", "connections"])]
+    #[arg(long, conflicts_with_all = ["busy", "rate", "runtime", "warmup", "connections", "load", "load_rate"])]
     quiet: bool,
 
     /// Measure the steady stream alone.
     #[arg(long)]
     busy: bool,
+
+    /// Measure single transactions once more with a tiny update so often, such as 10ms, and say what it buys.
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "busy")]
+    heartbeat: Option<Duration>,
+
+    /// Instead: measure what it costs that somebody looks, by commits and `replay_lag` with pollers and without.
+    #[arg(long, conflicts_with_all = ["quiet", "busy", "heartbeat", "singles", "silence", "calibrate"])]
+    observer_effect: bool,
+
+    /// Instead: let every replica wait so long before it replays a commit (recovery_min_apply_delay), find that delay
+    /// again, and take it back. Takes a superuser.
+    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, default_missing_value = "50ms",
+          require_equals = true, conflicts_with_all = ["quiet", "busy", "heartbeat", "singles", "silence"])]
+    calibrate: Option<Duration>,
 
     /// How many single transactions of each kind.
     #[arg(long, value_name = "N", default_value_t = 10, conflicts_with = "busy")]
@@ -82,15 +105,27 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    fn question(&self) -> Question {
+        match self.calibrate {
+            Some(delay) => Question::Calibration(delay),
+            None if self.observer_effect => Question::ObserverEffect,
+            None if self.quiet => Question::Quiet,
+            None if self.busy => Question::Busy,
+            None => Question::BusyAndQuiet,
+        }
+    }
+
     fn options(&self) -> Options {
         Options {
-            busy: !self.quiet,
-            quiet: !self.busy,
+            question: self.question(),
             rates: self.rate.clone(),
             runtime: self.runtime,
             warmup: self.warmup,
             connections: self.connections,
+            loads: self.load.clone(),
+            load_rate: self.load_rate,
             singles: self.singles,
+            heartbeat: self.heartbeat,
             silence: self.silence,
             pause: self.poll_pause,
             seed: self.seed,
