@@ -326,6 +326,9 @@ fn another_writer_is_named_and_nothing_changes() {
     let disk = Disk::new();
     symlink(&disk.path, disk.directory.path().join("PBD")).unwrap();
     let lease = Lease::take(&disk.path, &LeaseOptions::default(), &Cancel::new()).unwrap();
+    let info = stdout(&["info", disk.path.to_str().unwrap()]);
+    let line = info.lines().find(|line| line.starts_with("writer ")).unwrap();
+    assert!(line.contains(&format!("(pid {} on ", std::process::id())), "{info}");
     let leader = || disk.bytes()[..5 << 20].to_vec();
     let before = leader();
     let output = run(&["touch", &disk.at("/x")], b"");

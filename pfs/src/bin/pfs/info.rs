@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use blockdev::{ByteSize, Error};
 use pfs::format::{BLOCK_SIZE, BlktagNo, CHUNK_SIZE, ChunkId, DirentryNo, ENTRY_SIZE, InodeNo, Kind, Number, Version};
-use pfs::volume::{Metadata, Volume};
+use pfs::volume::{Holder, Metadata, Volume};
 use serde::Serialize;
 
 use crate::session::{Failure, Session};
@@ -26,6 +26,8 @@ struct Info {
     size: u64,
     version: Version,
     hosts: u64,
+    /// Who holds the lease. The original's writers have none.
+    writer: Option<Holder>,
     journal: Journal,
     objects: Vec<Set>,
 }
@@ -59,23 +61,25 @@ struct Part {
 }
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
-    let volume = session.open(&session.volume(&args.volume)?)?;
+    let mut volume = session.open(&session.volume(&args.volume)?)?;
     if args.depth == 0 {
         return Err(Failure::own(Error::invalid("levels are counted from 1"), -1));
     }
-    let info = info(&volume);
+    let writer = Holder::find(volume.device_mut())?;
+    let info = info(&volume, writer);
     let original = session.compatible;
     session.print(&info, |info| {
         if original { allocators(info, args.depth) } else { summary(info, args.depth) }.into_bytes()
     })
 }
 
-fn info(volume: &Volume) -> Info {
+fn info(volume: &Volume, writer: Option<Holder>) -> Info {
     let (metadata, leader) = (volume.metadata(), volume.leader());
     Info {
         size: metadata.headers().len() as u64 * CHUNK_SIZE.bytes(),
         version: metadata.version(),
         hosts: leader.hosts,
+        writer,
         journal: Journal {
             size: leader.log_size,
             used: leader.entries() * ENTRY_SIZE as u64,
@@ -127,11 +131,14 @@ fn allocators(info: &Info, depth: u32) -> String {
 }
 
 fn summary(info: &Info, depth: u32) -> String {
-    let Info { size, version, hosts, journal, objects } = info;
+    let Info { size, version, hosts, writer, journal, objects } = info;
     let chunks = size / CHUNK_SIZE.bytes();
     let s = if chunks == 1 { "" } else { "s" };
     let mut out = format!("size        {} ({chunks} chunk{s} of {CHUNK_SIZE})\n", ByteSize::new(*size));
     out.push_str(&format!("version     {version}\nhosts       up to {hosts}\n"));
+    if let Some(writer) = writer {
+        out.push_str(&format!("writer      {writer}\n"));
+    }
     let transactions = journal.head_txid - journal.tail_txid;
     let (used, of) = (ByteSize::new(journal.used), ByteSize::new(journal.size));
     out.push_str(&format!(
