@@ -4,14 +4,16 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use blockdev::loopdev::{self, Attachment};
 use common::model::{self, Model, Node, Work, Worker};
 use pfs::check::check;
-use pfs::volume::writer::{Options, Writer};
+use pfs::volume::writer::{Options, Position, Writer};
 use pfs::volume::{Device, Volume, VolumePath};
 
 /// Where the original is, if it is here.
@@ -172,5 +174,67 @@ fn an_original_that_appears_is_noticed() {
     assert_eq!(report.findings, []);
     let found = Model::read(&mut Volume::open(&device).unwrap()).unwrap();
     assert_eq!(found.0.keys().collect::<Vec<_>>(), ["ours", "theirs"]);
+    original.attachment.detach().unwrap();
+}
+
+#[test]
+fn an_original_that_reads_follows_what_is_written() {
+    let program = needs_original!();
+    let (image, _directory) = common::copy("fresh-10g");
+    let attachment = loopdev::attach(&image, &loopdev::Options::default()).unwrap();
+    let device = attachment.device().path.clone();
+    let original = Original { program, attachment };
+    let writer = Writer::open(&device, Options::default()).unwrap();
+    let file = writer.create(&VolumePath::new("/log"), true).unwrap();
+    let mut tail = Command::new(&original.program)
+        .args(["-C", "disk", "-E", "0", "tail", &format!("/{}/log", original.disk())])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let (seen, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (writer, seen, done) = (&writer, &seen, &done);
+        let reader = scope.spawn(move || {
+            let mut last: Option<u64> = None;
+            for line in lines {
+                let number = line.unwrap().parse().unwrap();
+                assert!(last.is_none_or(|last| number == last + 1), "{number} after {last:?}");
+                last = Some(number);
+                seen.store(number, Ordering::Relaxed);
+            }
+        });
+        // Others at work: transactions that share a write of the journal.
+        for thread in 0..4 {
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let name = VolumePath::new(format!("/other{thread}"));
+                    writer.create(&name, true).unwrap();
+                    writer.unlink(&name).unwrap();
+                }
+            });
+        }
+        let mut content = writer.content().unwrap();
+        let mut number = 0;
+        // It follows from where the file ended when it came.
+        while seen.load(Ordering::Relaxed) < 500 || seen.load(Ordering::Relaxed) < number {
+            if tail.try_wait().unwrap().is_some() || reader.is_finished() {
+                done.store(true, Ordering::Relaxed);
+                panic!("the original died, or missed something");
+            }
+            if seen.load(Ordering::Relaxed) < 500 {
+                number += 1;
+                content.write(file, Position::End, format!("{number}\n").as_bytes()).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        done.store(true, Ordering::Relaxed);
+        tail.kill().unwrap();
+        tail.wait().unwrap();
+    });
+    let statistics = writer.statistics();
+    assert!(statistics.commits < statistics.transactions, "{statistics:?}");
+    writer.close().unwrap();
     original.attachment.detach().unwrap();
 }
