@@ -1,6 +1,6 @@
 //! The file or device that a volume is made on, opened for writing.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -37,19 +37,15 @@ pub(crate) enum Sharing {
     Shared,
 }
 
-/// Opens a file or block device for reading and writing past the page cache, or through it where there is no way past.
-pub(crate) fn open_for_writing(path: &Path, sharing: Sharing) -> Result<File> {
-    let what = || format!("cannot open {} for writing", path.display());
-    let block_device = std::fs::metadata(path).context(what)?.file_type().is_block_device();
-    let exclusive = if block_device && sharing == Sharing::Exclusive { libc::O_EXCL } else { 0 };
-    let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags | exclusive).open(path);
-    needs_root(open(libc::O_DIRECT).or_else(|_| open(0)).context(what))
-}
-
 impl Disk {
     /// Opens a file or block device for writing.
     pub(crate) fn open(path: &Path, sharing: Sharing, engine: Choice) -> Result<Self> {
-        let mut file = open_for_writing(path, sharing)?;
+        let what = || format!("cannot open {} for writing", path.display());
+        let block_device = std::fs::metadata(path).context(what)?.file_type().is_block_device();
+        let exclusive = if block_device && sharing == Sharing::Exclusive { libc::O_EXCL } else { 0 };
+        let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags | exclusive).open(path);
+        // Past the page cache, where there is a way past.
+        let mut file = needs_root(open(libc::O_DIRECT).or_else(|_| open(0)).context(what))?;
         let size = file.seek(SeekFrom::End(0)).context(|| format!("cannot see how large {} is", path.display()))?;
         let config = Config::new(QUEUE_DEPTH, 2, ZEROES.to_usize()?);
         let engine = Engine::open(engine, &config, vec![Target::new(file, path)])?;
