@@ -2,7 +2,7 @@
 //!
 //! [`Volume::open`] takes no lock and writes nothing: it reads the metadata sectors of all chunks, replays the journal
 //! over them, and from then on [follows](Volume::refresh) the writer through the journal. What the metadata say is in
-//! [`Metadata`], which does no I/O.
+//! [`Metadata`], which does no I/O. A [`Follower`] does that in the background; a [`Writer`] changes the volume.
 //!
 //! Nothing that stands on the disk is trusted: a link is followed only as far as what it leads to leads back, a list only
 //! as far as it may be long, so every walk ends, in an error where the volume is damaged.
