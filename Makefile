@@ -9,9 +9,10 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
 
-demo: ## Measure what this machine's disk can do for a shared-disk cluster, and write a report
+demo: ## Measure this machine's disk, and how long a replica on such a disk lags, and write a report
 	@.ci/deps build
-	cargo run --release --package bench -- disk --save onedisk-demo.json --report onedisk-demo.html
+	@.ci/deps demo || echo 'What needs them is left out.' >&2
+	@.ci/demo
 	@echo 'The report: $(CURDIR)/onedisk-demo.html'
 
 test: ## Run everything that proves it works, and check that nothing is left behind

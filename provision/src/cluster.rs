@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use blockdev::{Cancel, Error, ErrorKind, Result};
 use serde::Serialize;
 
-use crate::config::{Config, EngineKind, RuntimeKind};
+use crate::config::{Config, EngineKind, RuntimeKind, Storage};
 use crate::doctor::Finding;
 use crate::engine::postgres::{Postgres, SUPERUSER};
 use crate::engine::{Engine, Loss};
@@ -42,6 +42,10 @@ impl Cluster {
     /// # Errors
     /// When nothing can run as it says.
     pub fn new(directory: ClusterDirectory, record: Record, cancel: &Cancel) -> Result<Self> {
+        if record.config.storage == Storage::Image && record.config.runtime != RuntimeKind::Local {
+            return Err(Error::invalid("disks of the nodes' own are for nodes that are processes of this machine")
+                .with_hint("runtime = \"local\", or storage = \"directory\""));
+        }
         let engine = engine_of(&record.config);
         let runtime: Box<dyn Runtime> = match record.config.runtime {
             RuntimeKind::Local => Box::new(Local::new(&directory, &record, cancel)?),
@@ -130,6 +134,7 @@ impl Cluster {
     /// # Errors
     /// When one is not complete, or that of the step that failed.
     pub fn start(&self, nodes: &[&Node], observer: &mut dyn Observer) -> Result<()> {
+        nodes.iter().try_for_each(|node| self.runtime.wake(node))?;
         let mut plan = Plan::new();
         self.engine.start_steps(self, nodes)?.into_iter().for_each(|step| plan.push(step));
         plan.run(observer, &self.cancel)

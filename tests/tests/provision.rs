@@ -16,6 +16,62 @@ use serde_json::Value;
 use place::{Place, steps_of};
 
 #[test]
+fn a_disk_for_each_node_comes_and_goes_with_the_cluster() {
+    tests::needs_postgresql!();
+    tests::needs_root!();
+    let place = Place::new();
+    let mounted = |node: &str| {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let point = place.node(node).join("disk");
+        mounts
+            .lines()
+            .any(|line| line.starts_with("/dev/loop") && line.contains(&format!(" {} ext4 ", point.display())))
+    };
+    let attached =
+        || blockdev::loopdev::list().iter().filter(|device| device.backing_file.starts_with(&place.root)).count();
+    place.ok(&["up", "--storage", "image", "--disk-size", "256MiB"]);
+    assert!(mounted("primary") && mounted("replica1"));
+    assert_eq!(attached(), 2);
+    let data = place.sql("primary", "SHOW data_directory");
+    assert_eq!(data, place.node("primary").join("disk/data").to_str().unwrap());
+    place.sql("primary", "CREATE TABLE t AS SELECT 42 AS n");
+
+    // Down gives the disks back, and up brings them back with what is on them.
+    place.ok(&["down"]);
+    assert!(!mounted("primary") && !mounted("replica1"));
+    assert_eq!(attached(), 0);
+    place.ok(&["up"]);
+    assert_eq!(place.sql("primary", "SELECT n FROM t"), "42");
+
+    // As after a reboot: nothing runs, and nothing is mounted.
+    for command in ["start", "repair"] {
+        place.ok(&["stop"]);
+        for node in ["primary", "replica1"] {
+            let point = place.node(node).join("disk");
+            assert!(Command::new("umount").arg(&point).status().unwrap().success());
+        }
+        assert_eq!(attached(), 0);
+        place.ok(&[command]);
+        assert!(mounted("primary") && mounted("replica1"));
+        assert_eq!(place.sql("replica1", "SELECT pg_is_in_recovery()"), "t");
+    }
+    place.refused(&["up", "--disk-size", "512MiB"], 3, "exists with another disk_size");
+    place.gone();
+
+    // A disk that is full says so, and so do those that cannot be.
+    let (code, _, err) = place.run(&["up", "--storage", "image", "--disk-size", "40MiB", "--replicas", "0"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("No space left on device") && err.contains("likely cause: the disk is full"), "{err}");
+    place.gone();
+    place.refused(
+        &["up", "--storage", "image", "--runtime", "docker"],
+        2,
+        "are for nodes that are processes of this machine",
+    );
+    place.refused(&["up", "--storage", "image", "--disk-size", "1000TiB"], 3, "new nodes take about");
+}
+
+#[test]
 fn from_nothing_to_a_replica_and_back_to_nothing() {
     tests::needs_postgresql!();
     let place = Place::new();

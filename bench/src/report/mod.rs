@@ -10,6 +10,7 @@ mod file;
 mod format;
 mod histogram;
 mod html;
+mod join;
 mod model;
 mod section;
 pub mod stats;

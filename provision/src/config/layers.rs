@@ -94,6 +94,8 @@ impl Layers {
             memory: made.memory,
             cpus: made.cpus,
             user: made.user.clone(),
+            disk_size: made.disk_size,
+            prealloc: made.prealloc,
             trust: Some(made.trust),
             parameters: (!given).then(|| made.parameters.clone()),
             ..Settings::default()

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use blockdev::image::Prealloc;
 use blockdev::{ByteSize, Context, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,8 @@ pub enum EngineKind {
 pub enum Storage {
     /// A plain directory.
     Directory,
+    /// A disk of the node's own: an image, a loop device on it and an ext4. Takes root.
+    Image,
 }
 
 /// The settings of one layer; what it does not say is `None`.
@@ -129,6 +132,16 @@ pub struct Settings {
     #[arg(long, value_name = "NAME", env = "PROVISION_USER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+
+    /// With `--storage image`, how large the disk of each node is; 2 GiB by default.
+    #[arg(long, value_name = "SIZE", env = "PROVISION_DISK_SIZE")]
+    #[serde(with = "size", skip_serializing_if = "Option::is_none")]
+    pub disk_size: Option<ByteSize>,
+
+    /// How the space of an image is set aside; written by default.
+    #[arg(long, value_enum, env = "PROVISION_PREALLOC")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prealloc: Option<Prealloc>,
 
     /// Let every local user in without a password.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", env = "PROVISION_TRUST")]
@@ -252,6 +265,12 @@ pub struct Config {
     /// Whom the database runs as, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// How large an image is.
+    #[serde(default, with = "size", skip_serializing_if = "Option::is_none")]
+    pub disk_size: Option<ByteSize>,
+    /// How the space of an image is set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prealloc: Option<Prealloc>,
     /// Whether every local user is let in without a password.
     pub trust: bool,
     /// The database's parameters.
@@ -279,6 +298,8 @@ impl Config {
                 ("memory", format!("{:?}", config.memory)),
                 ("cpus", format!("{:?}", config.cpus)),
                 ("user", format!("{:?}", config.user)),
+                ("disk_size", format!("{:?}", config.disk_size)),
+                ("prealloc", format!("{:?}", config.prealloc)),
                 ("trust", config.trust.to_string()),
             ]
         };
@@ -348,6 +369,8 @@ mod tests {
             memory = "2GiB"
             cpus = 1.5
             user = "u"
+            disk_size = "20GiB"
+            prealloc = "sparse"
             trust = true
             parameters = { work_mem = "1MB" }
             node = [{ name = "w", role = "primary" }]

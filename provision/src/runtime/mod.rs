@@ -154,6 +154,14 @@ pub trait Runtime {
     /// The steps that make a node: a place with a home for its files, in which nothing runs yet.
     fn node_steps<'a>(&'a self, node: &'a Node, devices: Devices<'a>) -> Vec<Step<'a>>;
 
+    /// Makes the files of a node that is made reachable again, after a reboot for instance.
+    ///
+    /// # Errors
+    /// When they cannot be.
+    fn wake(&self, _node: &Node) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether a node is this very machine, with its files, programs and users. Otherwise what is used on a node runs on
     /// it.
     fn is_this_machine(&self) -> bool;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use blockdev::{ByteSize, Context, Result};
 
-use super::{Local, ports};
+use super::{Local, ports, volume};
 use crate::doctor::Finding;
 use crate::runtime::{Runtime, Service};
 use crate::topology::{Node, Topology};
@@ -35,8 +35,28 @@ pub(super) fn all(local: &Local, topology: &Topology) -> Result<Vec<Finding>> {
         }
         findings.extend(taken_port(local, node)?);
     }
-    findings.extend(disk_space(nodes, new_nodes)?);
+    let each = local.disks.map_or(NEW_NODE, |disks| disks.space(NEW_NODE));
+    findings.extend(disk_space(nodes, new_nodes, each)?);
+    findings.extend(local.disks.and_then(|_| no_disks()));
     Ok(findings)
+}
+
+/// What nodes with disks of their own need.
+fn no_disks() -> Option<Finding> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some(Finding::error(
+            "no-root",
+            "disks of the nodes' own take root: they are loop devices, and are mounted",
+            format!("{}; or --storage directory", blockdev::ui::sudo_line()),
+        ));
+    }
+    (!volume::can_make_file_systems()).then(|| {
+        Finding::error(
+            "no-mkfs",
+            "mkfs.ext4 is not installed: disks of the nodes' own need it",
+            "apt-get install e2fsprogs",
+        )
+    })
 }
 
 fn closed_directory(local: &Local, nodes: &Path) -> Option<Finding> {
@@ -72,12 +92,12 @@ fn taken_port(local: &Local, node: &Node) -> Result<Option<Finding>> {
     Ok(Some(ports::taken(node)))
 }
 
-fn disk_space(nodes: &Path, new_nodes: u64) -> Result<Option<Finding>> {
+fn disk_space(nodes: &Path, new_nodes: u64, each: ByteSize) -> Result<Option<Finding>> {
     let existing = nodes.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let statistics = nix::sys::statvfs::statvfs(existing)
         .context(|| format!("cannot ask for the free space at {}", existing.display()))?;
     let free = ByteSize::new(statistics.blocks_available() * statistics.fragment_size());
-    let needed = ByteSize::new(NEW_NODE.bytes() * new_nodes);
+    let needed = ByteSize::new(each.bytes() * new_nodes);
     Ok((free < needed).then(|| {
         Finding::error(
             "disk-space",

@@ -7,6 +7,7 @@ mod account;
 mod findings;
 pub mod ports;
 mod process;
+mod volume;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -21,6 +22,7 @@ use blockdev::{ByteSize, Cancel, Context, Error, ErrorKind, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use crate::config::Storage;
 use crate::doctor::Finding;
 use crate::runtime::{Command, Devices, Network, Runtime, Service};
 use crate::state::{ClusterDirectory, Record, write_atomically};
@@ -29,6 +31,7 @@ use crate::topology::{Node, Topology};
 
 pub use account::Account;
 pub use process::{LABEL, labelled};
+use volume::{Kind, Volume};
 
 /// In a node's home: the id of the cluster that made it.
 const MARK: &str = ".onedisk";
@@ -44,6 +47,8 @@ pub struct Local {
     account: Account,
     directory: ClusterDirectory,
     nodes: PathBuf,
+    /// What each node's own disk is like, if it has one.
+    disks: Option<Kind>,
     cancel: Cancel,
 }
 
@@ -58,6 +63,10 @@ impl Local {
             account: Account::find(record.config.user.as_deref())?,
             directory: directory.clone(),
             nodes: record.config.directory.clone().unwrap_or_else(|| directory.nodes()),
+            disks: match record.config.storage {
+                Storage::Directory => None,
+                Storage::Image => Some(Kind::new(record.config.disk_size, record.config.prealloc)),
+            },
             cancel: cancel.clone(),
         })
     }
@@ -74,12 +83,45 @@ impl Local {
         &self.nodes
     }
 
-    /// Whether this cluster made the home of `node`.
+    /// What is made for `node`: its home, or with a disk of its own what holds that.
+    fn root(&self, node: &Node) -> PathBuf {
+        self.nodes.join(node.name.as_str())
+    }
+
+    fn volume(&self, node: &Node) -> Option<Volume> {
+        self.disks.map(|kind| Volume::new(kind, &self.root(node)))
+    }
+
+    /// The steps that make and mount a node's own disk.
+    fn volume_steps<'a>(&'a self, node: &'a Node) -> Vec<Step<'a>> {
+        let volume = || self.volume(node);
+        let (Some(to_make), Some(making), Some(to_mount), Some(mounting)) = (volume(), volume(), volume(), volume())
+        else {
+            return Vec::new();
+        };
+        let (shell_make, shell_mount) = (to_make.shell_make(), to_mount.shell_mount());
+        vec![
+            Step::new(
+                format!("make a disk for {}", node.name),
+                move || Ok(to_make.exists()),
+                move || making.make(&self.cancel),
+            )
+            .shell(shell_make),
+            Step::new(
+                format!("mount the disk of {}", node.name),
+                move || to_mount.is_mounted(),
+                move || mounting.mount(),
+            )
+            .shell([shell_mount]),
+        ]
+    }
+
+    /// Whether this cluster made the directory of `node`.
     ///
     /// # Errors
     /// When something is there that it did not make.
     pub fn has_home(&self, node: &Node) -> Result<bool> {
-        let home = self.home(node);
+        let home = self.root(node);
         match fs::read_to_string(home.join(MARK)) {
             Ok(id) if id == self.id => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !home.exists() => Ok(false),
@@ -89,7 +131,7 @@ impl Local {
     }
 
     fn make_home(&self, node: &Node) -> Result<()> {
-        let home = self.home(node);
+        let home = self.root(node);
         let new = self.nodes.join(format!("{}.new", node.name));
         let failed = || format!("cannot make the node's directory {}", home.display());
         // Others may pass through it, to the directories that are theirs.
@@ -196,7 +238,7 @@ impl Runtime for Local {
 
     fn node_steps<'a>(&'a self, node: &'a Node, _devices: Devices<'a>) -> Vec<Step<'a>> {
         // A process of this machine has this machine's devices.
-        let home = self.home(node);
+        let home = self.root(node);
         let make = Step::new(
             format!("make a directory for {}", node.name),
             || Ok(self.directory.sockets().is_dir() && self.directory.logs().is_dir() && self.has_home(node)?),
@@ -213,15 +255,22 @@ impl Runtime for Local {
                 self.shell_make_directory(node, &self.directory.sockets())
             ),
         ]);
-        vec![make]
+        std::iter::once(make).chain(self.volume_steps(node)).collect()
     }
 
     fn is_this_machine(&self) -> bool {
         true
     }
 
+    fn wake(&self, node: &Node) -> Result<()> {
+        match self.volume(node) {
+            Some(volume) if volume.exists() && !volume.is_mounted()? => volume.mount(),
+            _ => Ok(()),
+        }
+    }
+
     fn home(&self, node: &Node) -> PathBuf {
-        self.nodes.join(node.name.as_str())
+        self.volume(node).map_or_else(|| self.root(node), |volume| volume.point)
     }
 
     fn files(&self) -> String {
@@ -452,11 +501,14 @@ impl Runtime for Local {
         for process in labelled(&format!("{}/{}/", self.id, node.name))? {
             process.kill()?;
         }
+        if let Some(volume) = self.volume(node) {
+            volume.unmount()?;
+        }
         if purge {
             self.remove_tree(&self.nodes.join(format!("{}.new", node.name)))?;
             if self.has_home(node)? {
                 // The mark goes last: what it marks can be removed by a second attempt.
-                let home = self.home(node);
+                let home = self.root(node);
                 let failed = || format!("cannot remove {}", home.display());
                 for entry in fs::read_dir(&home).context(failed)? {
                     let path = entry.context(failed)?.path();
