@@ -123,8 +123,8 @@ fn start(directory: &Path) -> String {
         let mut child = daemon.spawn().expect("dockerd can be started");
         OURS.store(i32::try_from(child.id()).expect("a process id fits"), Ordering::SeqCst);
         let _ = child.wait();
-        OURS.store(0, Ordering::SeqCst);
         let _ = fs::remove_dir_all(run);
+        OURS.store(0, Ordering::SeqCst);
         loop {
             std::thread::park();
         }

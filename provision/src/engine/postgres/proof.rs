@@ -25,7 +25,10 @@ pub(super) fn step(cluster: &Cluster) -> Step<'_> {
         shell(primary, &format!("CREATE TABLE {TABLE} AS SELECT 'proof' AS token")),
     ];
     let replicas = cluster.record.topology.replicas();
-    shown.extend(replicas.iter().map(|node| shell(node, &format!("SELECT token FROM {TABLE}"))));
+    shown.extend(replicas.iter().map(|node| {
+        // A moment later than the primary.
+        format!("until {}; do sleep 0.1; done", shell(node, &format!("SELECT token FROM {TABLE}")))
+    }));
     shown.push(shell(primary, &format!("DROP TABLE {TABLE}")));
     Step::new(
         "prove that every replica reads what the primary writes",
