@@ -31,7 +31,7 @@ macro_rules! needs_original {
     () => {{
         tests::needs_root!();
         let Some(program) = original() else {
-            tests::skip("interop", "needs the original PolarFS: ONEDISK_PFS_ORIGINAL=DIR, with DIR/bin/pfs");
+            tests::say_skipped("interop", "needs the original PolarFS: ONEDISK_PFS_ORIGINAL=DIR, with DIR/bin/pfs");
             return;
         };
         program
