@@ -6,14 +6,16 @@ use blockdev::{Cancel, Error, ErrorKind, Result};
 use serde::Serialize;
 
 use crate::config::{Config, EngineKind, RuntimeKind, Storage};
+use crate::disk::SharedDisk;
 use crate::doctor::Finding;
+use crate::engine::polardb::{PolarDb, WORKERS_DEFAULT};
 use crate::engine::postgres::{Postgres, SUPERUSER};
 use crate::engine::{Engine, Loss};
 use crate::plan::{Observer, Plan};
-use crate::runtime::Runtime;
 use crate::runtime::docker::{Docker, Endpoint};
 use crate::runtime::local::Local;
-use crate::state::{ClusterDirectory, Lock, Record, StateDirectory};
+use crate::runtime::{Devices, Runtime};
+use crate::state::{ClusterDirectory, Lock, Note, Record, StateDirectory};
 use crate::topology::{Name, Node, Role, Topology};
 
 /// A cluster that exists, or is about to be made.
@@ -24,6 +26,8 @@ pub struct Cluster {
     pub record: Record,
     runtime: Box<dyn Runtime>,
     engine: Box<dyn Engine>,
+    shared_disk: Option<SharedDisk>,
+    may_reformat: bool,
     cancel: Cancel,
 }
 
@@ -51,7 +55,11 @@ impl Cluster {
             RuntimeKind::Local => Box::new(Local::new(&directory, &record, cancel)?),
             RuntimeKind::Docker => Box::new(Docker::new(&directory, &record, &*engine, cancel)),
         };
-        Ok(Self { directory, record, runtime, engine, cancel: cancel.clone() })
+        let shared_disk = match record.config.engine {
+            EngineKind::Postgres => None,
+            EngineKind::Polardb => Some(SharedDisk::new(&directory, &record.config, cancel)?),
+        };
+        Ok(Self { directory, record, runtime, engine, shared_disk, may_reformat: false, cancel: cancel.clone() })
     }
 
     /// The cluster called `name`.
@@ -88,6 +96,34 @@ impl Cluster {
         &*self.engine
     }
 
+    /// The disk that its nodes share.
+    ///
+    /// # Errors
+    /// When its engine has a disk for each node.
+    pub fn shared_disk(&self) -> Result<&SharedDisk> {
+        self.shared_disk.as_ref().ok_or_else(|| Error::invalid("the nodes of this cluster share no disk"))
+    }
+
+    /// Lets the shared disk be formatted although it holds something.
+    ///
+    /// # Errors
+    /// When there is none, or what it holds is the database of this very cluster.
+    pub fn allow_reformat(&mut self) -> Result<()> {
+        let disk = self.shared_disk()?;
+        if self.directory.is_noted(Note::Formatted) {
+            return Err(Error::refused(format!("{} holds a database of this cluster", disk.path().display()))
+                .with_hint("`provision down --purge` gives it up"));
+        }
+        self.may_reformat = true;
+        Ok(())
+    }
+
+    /// Whether the shared disk may be formatted although it holds something.
+    #[must_use]
+    pub fn may_reformat(&self) -> bool {
+        self.may_reformat
+    }
+
     /// Whether somebody asks to stop.
     #[must_use]
     pub fn cancel(&self) -> &Cancel {
@@ -110,9 +146,11 @@ impl Cluster {
     /// When the database's programs are not there.
     pub fn plan(&self, loss: Loss) -> Result<Plan<'_>> {
         let mut plan = Plan::new();
+        self.shared_disk.iter().flat_map(SharedDisk::steps).for_each(|step| plan.push(step));
         self.runtime.shared_steps(&self.record.topology).into_iter().for_each(|step| plan.push(step));
         for node in self.record.topology.nodes() {
-            let devices = Box::new(move || self.engine.devices(self, node));
+            let find = Box::new(move || self.engine.devices(self, node));
+            let devices = Devices { find, shell: self.engine.shell_devices(self, node) };
             self.runtime.node_steps(node, devices).into_iter().for_each(|step| plan.push(step));
         }
         self.engine.steps(self, loss)?.into_iter().for_each(|step| plan.push(step));
@@ -162,6 +200,9 @@ impl Cluster {
             self.stop(&nodes)?;
         }
         nodes.iter().try_for_each(|node| self.runtime.remove_node(node, purge))?;
+        if let Some(disk) = &self.shared_disk {
+            disk.release(purge)?;
+        }
         if purge {
             self.runtime.remove_shared(&self.record.topology)?;
             self.directory.remove(lock)?;
@@ -269,6 +310,7 @@ fn missing(state: &StateDirectory, name: &Name) -> Error {
 fn engine_of(config: &Config) -> Box<dyn Engine> {
     match config.engine {
         EngineKind::Postgres => Box::new(Postgres::new(config.bin_directory.clone())),
+        EngineKind::Polardb => Box::new(PolarDb::new(config.workers.unwrap_or(WORKERS_DEFAULT))),
     }
 }
 

@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod config;
+pub mod disk;
 pub mod doctor;
 pub mod engine;
 pub mod plan;

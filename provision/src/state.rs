@@ -155,13 +155,38 @@ impl ClusterDirectory {
     /// # Errors
     /// When the note cannot be removed.
     pub fn forget(&self, node: &Name) -> Result<()> {
-        let note = self.0.join("complete").join(node.as_str());
-        match fs::remove_file(&note) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).context(|| format!("cannot remove {}", note.display()))
-            }
-            _ => Ok(()),
-        }
+        remove_note(&self.0.join("complete").join(node.as_str()))
+    }
+
+    /// Notes that something has come so far.
+    ///
+    /// # Errors
+    /// When it cannot be noted.
+    pub fn note(&self, note: Note) -> Result<()> {
+        write_atomically(&self.note_path(note), b"", 0o644)
+    }
+
+    /// Whether something had come so far.
+    #[must_use]
+    pub fn is_noted(&self, note: Note) -> bool {
+        self.note_path(note).exists()
+    }
+
+    /// Takes a note back.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn forget_note(&self, note: Note) -> Result<()> {
+        remove_note(&self.note_path(note))
+    }
+
+    fn note_path(&self, note: Note) -> PathBuf {
+        self.0.join(match note {
+            Note::Making => "disk.making",
+            Note::Formatting => "disk.formatting",
+            Note::Formatted => "disk.formatted",
+            Note::Copying => "disk.copying",
+        })
     }
 
     fn record_path(&self) -> PathBuf {
@@ -251,6 +276,28 @@ impl ClusterDirectory {
     }
 }
 
+/// How far a cluster has come with its shared disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// Its image is made, or was.
+    Making,
+    /// It was looked at, may be formatted, and is.
+    Formatting,
+    /// It was formatted.
+    Formatted,
+    /// The database is copied onto it, and not all of it may be there.
+    Copying,
+}
+
+fn remove_note(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The right to change a cluster. The kernel gives it back when the process ends, however it ends.
 #[derive(Debug)]
 pub struct Lock {
@@ -337,7 +384,7 @@ mod tests {
     use crate::topology::{Node, Role};
 
     fn record() -> Record {
-        let node = Node { name: "primary".parse().unwrap(), role: Role::Primary, port: 5500 };
+        let node = Node { name: "primary".parse().unwrap(), role: Role::Primary, port: 5500, host_id: 1 };
         Record::new(Layers::default().config().unwrap(), Topology::new(vec![node]).unwrap()).unwrap()
     }
 

@@ -129,6 +129,14 @@ pub struct Node {
     pub role: Role,
     /// Its port on 127.0.0.1.
     pub port: u16,
+    /// Which of the hosts of a shared disk it is, from 1; [`UNNUMBERED`](Self::UNNUMBERED) until it is in a topology.
+    #[serde(default)]
+    pub host_id: u16,
+}
+
+impl Node {
+    /// The host id of a node that is in no topology yet.
+    pub const UNNUMBERED: u16 = 0;
 }
 
 /// Nodes that make a cluster: exactly one primary, no name and no port twice. The primary comes first.
@@ -137,13 +145,24 @@ pub struct Node {
 pub struct Topology(Vec<Node>);
 
 impl Topology {
-    /// These nodes, the primary moved to the front.
+    /// These nodes, the primary moved to the front. Those that have no host id yet get the lowest that nobody has.
     ///
     /// # Errors
-    /// When there is not exactly one primary, or a name or a port is used twice.
+    /// When there is not exactly one primary, or a name, a port or a host id is used twice.
     pub fn new(mut nodes: Vec<Node>) -> Result<Self> {
         check_specs(nodes.iter().map(|node| (&node.name, node.role, Some(node.port))))?;
         nodes.sort_by_key(|node| node.role != Role::Primary);
+        let mut used = HashSet::new();
+        for node in nodes.iter().filter(|node| node.host_id != Node::UNNUMBERED) {
+            if !used.insert(node.host_id) {
+                return Err(Error::invalid(format!("two nodes are host {} of the shared disk", node.host_id))
+                    .with_hint("two hosts with one id would lock each other out, or write as one"));
+            }
+        }
+        for node in nodes.iter_mut().filter(|node| node.host_id == Node::UNNUMBERED) {
+            // There are fewer nodes than ports.
+            node.host_id = (1..).find(|id| used.insert(*id)).unwrap_or(u16::MAX);
+        }
         Ok(Self(nodes))
     }
 
@@ -226,7 +245,22 @@ mod tests {
     use super::*;
 
     fn node(name: &str, role: Role, port: u16) -> Node {
-        Node { name: name.parse().unwrap(), role, port }
+        Node { name: name.parse().unwrap(), role, port, host_id: Node::UNNUMBERED }
+    }
+
+    #[test]
+    fn a_host_id_is_kept_and_never_given_twice() {
+        let ids = |topology: &Topology| topology.nodes().iter().map(|node| node.host_id).collect::<Vec<_>>();
+        let mut nodes = vec![node("r", Role::Replica, 2), node("s", Role::Replica, 3), node("p", Role::Primary, 1)];
+        let topology = Topology::new(nodes.clone()).unwrap();
+        assert_eq!(ids(&topology), [1, 2, 3]);
+        // One goes, and another comes: those that stay keep theirs.
+        let mut rest: Vec<Node> = topology.into();
+        rest.remove(1);
+        rest.extend([node("t", Role::Replica, 4), node("u", Role::Replica, 5)]);
+        assert_eq!(ids(&Topology::new(rest).unwrap()), [1, 3, 2, 4]);
+        nodes.iter_mut().for_each(|node| node.host_id = 7);
+        assert_eq!(Topology::new(nodes).unwrap_err().to_string(), "two nodes are host 7 of the shared disk");
     }
 
     #[test]

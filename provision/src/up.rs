@@ -69,11 +69,19 @@ impl Up {
             None => {
                 pin(&mut config)?;
                 let specs = specs(wanted, config.port)?;
-                Record::new(config, assign_ports(specs, &elsewhere)?)?
+                Record::new(config, assign_ports(&[], specs, &elsewhere)?)?
             }
         };
         let cluster = Cluster::new(directory, record, cancel)?;
         Ok(Self { cluster, lock, notices })
+    }
+
+    /// Lets the shared disk be formatted although it holds something.
+    ///
+    /// # Errors
+    /// When what it holds is the database of this very cluster.
+    pub fn allow_reformat(&mut self) -> Result<()> {
+        self.cluster.allow_reformat()
     }
 
     /// The shell commands that would do the same, in order.
@@ -141,18 +149,21 @@ fn specs(wanted: Wanted, port: Option<u16>) -> Result<Vec<NodeSpec>> {
     Ok(nodes)
 }
 
-fn assign_ports(specs: Vec<NodeSpec>, elsewhere: &HashSet<u16>) -> Result<Topology> {
-    check_specs(specs.iter().map(|spec| (&spec.name, spec.role, spec.port)))?;
-    let mut used: HashSet<u16> = specs.iter().filter_map(|spec| spec.port).chain(elsewhere.iter().copied()).collect();
-    let nodes = specs.into_iter().map(|NodeSpec { name, role, port }| {
+/// The nodes that are there as they are, and new ones, each with a port of its own.
+fn assign_ports(kept: &[Node], added: Vec<NodeSpec>, elsewhere: &HashSet<u16>) -> Result<Topology> {
+    let asked = added.iter().map(|spec| (&spec.name, spec.role, spec.port));
+    check_specs(kept.iter().map(|node| (&node.name, node.role, Some(node.port))).chain(asked))?;
+    let given = kept.iter().map(|node| node.port).chain(added.iter().filter_map(|spec| spec.port));
+    let mut used: HashSet<u16> = given.chain(elsewhere.iter().copied()).collect();
+    let new = added.into_iter().map(|NodeSpec { name, role, port }| {
         let port = match port {
             Some(port) => port,
             None => ports::pick(None, &used)?,
         };
         used.insert(port);
-        Ok(Node { name, role, port })
+        Ok(Node { name, role, port, host_id: Node::UNNUMBERED })
     });
-    Topology::new(nodes.collect::<Result<_>>()?)
+    Topology::new(kept.iter().cloned().map(Ok).chain(new).collect::<Result<_>>()?)
 }
 
 /// What exists and what is asked for as one: nodes are added, never taken away. Also the names of those that are not asked
@@ -180,11 +191,7 @@ fn grow(existing: &Topology, wanted: Wanted, elsewhere: &HashSet<u16>) -> Result
             (specs.into_iter().filter(|spec| !known(&spec.name)).collect(), surplus)
         }
     };
-    let kept = existing.nodes().iter();
-    let mut specs: Vec<NodeSpec> =
-        kept.map(|node| NodeSpec { name: node.name.clone(), role: node.role, port: Some(node.port) }).collect();
-    specs.extend(added);
-    Ok((assign_ports(specs, elsewhere)?, surplus))
+    Ok((assign_ports(existing.nodes(), added, elsewhere)?, surplus))
 }
 
 fn check_same(existing: &Topology, spec: &NodeSpec) -> Result<()> {
@@ -217,7 +224,7 @@ pub fn new_replica(state: &StateDirectory, cluster: &Cluster, name: Option<Name>
     let mut used = ports_of_others(state, &cluster.record.config.name);
     used.extend(existing.nodes().iter().map(|node| node.port));
     let port = port.map_or_else(|| ports::pick(None, &used), Ok)?;
-    Ok(Node { name, role: Role::Replica, port })
+    Ok(Node { name, role: Role::Replica, port, host_id: Node::UNNUMBERED })
 }
 
 #[cfg(test)]
@@ -233,7 +240,7 @@ mod tests {
     }
 
     fn made(wanted: Wanted, port: Option<u16>) -> Topology {
-        assign_ports(specs(wanted, port).unwrap(), &HashSet::new()).unwrap()
+        assign_ports(&[], specs(wanted, port).unwrap(), &HashSet::new()).unwrap()
     }
 
     #[test]
@@ -253,7 +260,7 @@ mod tests {
     fn picked_ports_are_nobodys() {
         let first = made(Wanted::Unsaid, None);
         let taken: HashSet<u16> = first.nodes().iter().map(|node| node.port).collect();
-        let second = assign_ports(specs(Wanted::Unsaid, None).unwrap(), &taken).unwrap();
+        let second = assign_ports(&[], specs(Wanted::Unsaid, None).unwrap(), &taken).unwrap();
         assert!(second.nodes().iter().all(|node| !taken.contains(&node.port)));
     }
 

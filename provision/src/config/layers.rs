@@ -72,7 +72,11 @@ impl Layers {
 
     fn set(&mut self, key: String, value: Value, origin: Origin) {
         if self.0.get(&key).is_none_or(|(_, known)| *known <= origin) {
+            let runtime = (key == "engine").then(|| default_runtime(&value));
             self.0.insert(key, (value, origin));
+            if let Some(runtime) = runtime {
+                self.set("runtime".to_owned(), runtime, Origin::Default);
+            }
         }
     }
 
@@ -94,8 +98,11 @@ impl Layers {
             memory: made.memory,
             cpus: made.cpus,
             user: made.user.clone(),
+            disk: made.disk.clone(),
             disk_size: made.disk_size,
             prealloc: made.prealloc,
+            device: made.device.clone(),
+            workers: made.workers,
             trust: Some(made.trust),
             parameters: (!given).then(|| made.parameters.clone()),
             ..Settings::default()
@@ -160,6 +167,11 @@ impl Layers {
     }
 }
 
+/// Where an engine runs if nobody says: PolarDB runs in containers alone.
+fn default_runtime(engine: &Value) -> Value {
+    Value::from(if engine == "polardb" { "docker" } else { "local" })
+}
+
 /// Which nodes are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
@@ -180,6 +192,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::RuntimeKind;
     use crate::topology::Role;
 
     fn settings(text: &str) -> Settings {
@@ -228,6 +241,20 @@ mod tests {
         assert_eq!(config.parameters.keys().collect::<Vec<_>>(), ["wal_level"]);
         let error = config.check_unchanged(&made, |key| changed.origin(key).to_string()).unwrap_err();
         assert_eq!(error.to_string(), "cluster default exists with another trust, and cluster.toml asks to change it");
+    }
+
+    #[test]
+    fn where_an_engine_runs_by_default_is_its_own() {
+        let mut layers = Layers::default();
+        layers.add(settings("engine = \"polardb\""), |_| file());
+        assert_eq!(layers.config().unwrap().runtime, RuntimeKind::Docker);
+        layers.add(settings("runtime = \"local\""), |_| file());
+        layers.add(settings("engine = \"polardb\""), |_| Origin::Flag("--engine".to_owned()));
+        assert_eq!(layers.config().unwrap().runtime, RuntimeKind::Local);
+        let mut layers = Layers::default();
+        layers.add(settings("engine = \"polardb\""), |_| file());
+        layers.add(settings("engine = \"postgres\""), |_| Origin::Flag("--engine".to_owned()));
+        assert_eq!(layers.config().unwrap().runtime, RuntimeKind::Local);
     }
 
     #[test]

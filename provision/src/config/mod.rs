@@ -41,6 +41,8 @@ pub enum RuntimeKind {
 pub enum EngineKind {
     /// Stock PostgreSQL 14 or newer with physical streaming replication, a disk for each node.
     Postgres,
+    /// PolarDB for PostgreSQL 15: all nodes on one shared disk, each through a pfsd of its own.
+    Polardb,
 }
 
 /// What a node's files are on.
@@ -133,7 +135,13 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 
-    /// With `--storage image`, how large the disk of each node is; 2 GiB by default.
+    /// The image of the shared disk of PolarDB; by default below the cluster's own directory.
+    #[arg(long, value_name = "PATH", env = "PROVISION_DISK")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<PathBuf>,
+
+    /// How large the image of the shared disk is: a multiple of 10 GiB; 20 GiB by default. With `--storage image`, how
+    /// large the disk of each node is; 2 GiB by default.
     #[arg(long, value_name = "SIZE", env = "PROVISION_DISK_SIZE")]
     #[serde(with = "size", skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<ByteSize>,
@@ -142,6 +150,16 @@ pub struct Settings {
     #[arg(long, value_enum, env = "PROVISION_PREALLOC")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<Prealloc>,
+
+    /// A block device that is there already, as the shared disk instead of an image.
+    #[arg(long, value_name = "PATH", env = "PROVISION_DEVICE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<PathBuf>,
+
+    /// How many requests the pfsd of a node serves at a time; 1 by default.
+    #[arg(long, value_name = "N", env = "PROVISION_WORKERS", value_parser = clap::value_parser!(u16).range(1..=128))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u16>,
 
     /// Let every local user in without a password.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", env = "PROVISION_TRUST")]
@@ -265,12 +283,21 @@ pub struct Config {
     /// Whom the database runs as, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// How large an image is.
+    /// The image of the shared disk, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<PathBuf>,
+    /// How large the image of the shared disk is.
     #[serde(default, with = "size", skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<ByteSize>,
-    /// How the space of an image is set aside.
+    /// How the space of the image is set aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<Prealloc>,
+    /// The block device that is the shared disk instead of an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<PathBuf>,
+    /// How many requests the pfsd of a node serves at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u16>,
     /// Whether every local user is let in without a password.
     pub trust: bool,
     /// The database's parameters.
@@ -298,8 +325,10 @@ impl Config {
                 ("memory", format!("{:?}", config.memory)),
                 ("cpus", format!("{:?}", config.cpus)),
                 ("user", format!("{:?}", config.user)),
+                ("disk", format!("{:?}", config.disk)),
                 ("disk_size", format!("{:?}", config.disk_size)),
                 ("prealloc", format!("{:?}", config.prealloc)),
+                ("device", format!("{:?}", config.device)),
                 ("trust", config.trust.to_string()),
             ]
         };
@@ -334,6 +363,7 @@ impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Postgres => "postgres",
+            Self::Polardb => "polardb",
         })
     }
 }
@@ -369,8 +399,11 @@ mod tests {
             memory = "2GiB"
             cpus = 1.5
             user = "u"
+            disk = "/i"
             disk_size = "20GiB"
             prealloc = "sparse"
+            device = "/dev/x"
+            workers = 2
             trust = true
             parameters = { work_mem = "1MB" }
             node = [{ name = "w", role = "primary" }]

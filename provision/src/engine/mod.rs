@@ -1,8 +1,11 @@
 //! What runs on the nodes.
 
+pub mod polardb;
 pub mod postgres;
 
-use blockdev::{ByteSize, Result};
+use std::time::{Duration, Instant};
+
+use blockdev::{ByteSize, Error, ErrorKind, Result};
 use serde::Serialize;
 
 use crate::cluster::Cluster;
@@ -77,6 +80,31 @@ pub trait Engine {
     /// # Errors
     /// When a disk is not there.
     fn devices(&self, cluster: &Cluster, node: &Node) -> Result<Vec<Device>>;
+
+    /// The same for a shell, which finds them when it makes the node: each as `PATH:ON_NODE`.
+    fn shell_devices(&self, cluster: &Cluster, node: &Node) -> Vec<String>;
+}
+
+/// How long a database may take to stop or to start before something is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer.
+fn wait_for<T>(cluster: &Cluster, what: &str, ask: impl Fn() -> Result<Option<T>>) -> Result<T> {
+    const INTERVAL: Duration = Duration::from_millis(5);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        cluster.cancel().check(&format!("waiting until {what}"))?;
+        if Instant::now() >= deadline {
+            return Err(Error::new(
+                ErrorKind::VerifyFailed,
+                format!("waited {} s until {what}, in vain", PATIENCE.as_secs()),
+            ));
+        }
+        std::thread::sleep(INTERVAL);
+    }
 }
 
 /// What to do about data that were complete once and are gone.
@@ -127,4 +155,10 @@ pub struct NodeStatus {
     pub lag_ms: Option<f64>,
     /// How much storage its files take.
     pub disk_usage: ByteSize,
+    /// With how many workers its pfsd runs, 0 when it does not; nothing where no pfsd is needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pfsd_workers: Option<u16>,
+    /// How much of the shared disk is taken, by all nodes together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_disk_usage: Option<ByteSize>,
 }

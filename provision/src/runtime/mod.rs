@@ -128,8 +128,13 @@ pub struct Device {
     pub on_node: PathBuf,
 }
 
-/// The disks of a node, asked for when it is made: earlier they need not be there yet.
-pub type Devices<'a> = Box<dyn Fn() -> Result<Vec<Device>> + 'a>;
+/// The disks of a node.
+pub struct Devices<'a> {
+    /// Asked for when the node is made: earlier they need not be there yet.
+    pub find: Box<dyn Fn() -> Result<Vec<Device>> + 'a>,
+    /// The same for a shell that makes the node, each as `PATH:ON_NODE`.
+    pub shell: Vec<String>,
+}
 
 /// From where a node may be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

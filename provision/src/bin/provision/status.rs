@@ -94,8 +94,9 @@ fn word(state: NodeState) -> &'static str {
 
 fn table(nodes: &[NodeStatus]) -> String {
     let dash = || "-".to_owned();
+    let shared = nodes.iter().any(|node| node.pfsd_workers.is_some());
     let rows = nodes.iter().map(|node| {
-        vec![
+        let mut row = vec![
             node.node.to_string(),
             node.role.to_string(),
             word(node.state).to_owned(),
@@ -104,7 +105,16 @@ fn table(nodes: &[NodeStatus]) -> String {
             node.lag_bytes.map_or_else(dash, |bytes| blockdev::ByteSize::new(bytes).to_string()),
             node.lag_ms.map_or_else(dash, |ms| format!("{ms:.1} ms")),
             node.disk_usage.to_string(),
-        ]
+        ];
+        if shared {
+            row.push(node.pfsd_workers.map_or_else(dash, |workers| workers.to_string()));
+            row.push(node.shared_disk_usage.map_or_else(dash, |usage| usage.to_string()));
+        }
+        row
     });
-    ui::table(&["NODE", "ROLE", "STATE", "PORT>", "LSN", "LAG>", "LAG TIME>", "DISK>"], rows)
+    let mut header = vec!["NODE", "ROLE", "STATE", "PORT>", "LSN", "LAG>", "LAG TIME>", "DISK>"];
+    if shared {
+        header.extend(["PFSD WORKERS>", "SHARED DISK>"]);
+    }
+    ui::table(&header, rows)
 }

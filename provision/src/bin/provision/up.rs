@@ -23,6 +23,10 @@ pub(crate) struct Args {
     /// Change nothing; print the shell commands that would do the same, in order.
     #[arg(long)]
     dry_run: bool,
+
+    /// Format the shared disk although it holds something, which is gone then.
+    #[arg(long)]
+    reformat: bool,
 }
 
 #[derive(Serialize)]
@@ -35,7 +39,10 @@ struct Ready<'a> {
 pub(crate) fn run(args: &Args, selection: &Selection, matches: &ArgMatches, output: ui::Output) -> Result<()> {
     make_files_with_their_own_modes();
     let layers = selection.layers(&args.settings, matches)?;
-    let up = Up::prepare(&selection.state()?, layers, &Cancel::on_signals()?)?;
+    let mut up = Up::prepare(&selection.state()?, layers, &Cancel::on_signals()?)?;
+    if args.reformat {
+        up.allow_reformat()?;
+    }
     up.notices.iter().for_each(|text| ui::notice(text));
     if args.dry_run {
         return ui::print(&up.as_shell_script()?);

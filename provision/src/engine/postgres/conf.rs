@@ -5,12 +5,16 @@
 
 use std::path::Path;
 
+use blockdev::Result;
+
 use super::install::Programs;
 use super::secret::REPLICATOR;
+use super::steps::here;
+use super::{Absent, Kind};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::doctor::Finding;
-use crate::runtime::{Command, Network};
+use crate::runtime::{Command, Network, quote};
 use crate::topology::{Node, Role};
 
 /// The parameters that make the cluster work, and are not to be set by hand.
@@ -29,7 +33,40 @@ const OWNED: [&str; 11] = [
 ];
 
 /// What postgresql.conf of `node` holds.
-pub(super) fn postgresql_conf(cluster: &Cluster, node: &Node, data: &Path) -> String {
+///
+/// # Errors
+/// When the node cannot be asked what it has.
+pub(super) fn postgresql_conf(kind: &Kind, cluster: &Cluster, node: &Node, data: &Path) -> Result<String> {
+    let mut text = for_any_node(kind, cluster, node, data);
+    for absent in kind.where_absent {
+        let looked = cluster.runtime().ask(node, &look_for(absent))?;
+        if looked.is_some_and(|answer| !answer.status.success()) {
+            text += &setting(absent.parameter, absent.value);
+        }
+    }
+    Ok(text + &asked_for(&cluster.record.config))
+}
+
+/// The shell commands that print it.
+pub(super) fn shell_postgresql_conf(kind: &Kind, cluster: &Cluster, node: &Node, data: &Path) -> String {
+    let mut shown = here(&for_any_node(kind, cluster, node, data));
+    for absent in kind.where_absent {
+        let exists = cluster.runtime().shell(node, &look_for(absent));
+        shown += &format!("{exists} || echo {}\n", quote(setting(absent.parameter, absent.value).trim_end()));
+    }
+    let last = asked_for(&cluster.record.config);
+    if last.is_empty() { shown } else { shown + &here(&last) }
+}
+
+fn look_for(absent: &Absent) -> Command {
+    Command::new("test").args(["-e", absent.path])
+}
+
+fn asked_for(config: &Config) -> String {
+    config.parameters.iter().map(|(name, value)| setting(name, value)).collect()
+}
+
+fn for_any_node(kind: &Kind, cluster: &Cluster, node: &Node, data: &Path) -> String {
     let record = &cluster.record;
     let home = cluster.runtime().home(node);
     // Those that a cluster of this size needs, and as many to work with.
@@ -56,8 +93,8 @@ pub(super) fn postgresql_conf(cluster: &Cluster, node: &Node, data: &Path) -> St
     for (name, value) in settings {
         text += &setting(name, &value);
     }
-    for (name, value) in &record.config.parameters {
-        text += &setting(name, value);
+    for (name, value) in (kind.parameters)(node) {
+        text += &setting(name, &value);
     }
     text
 }

@@ -32,7 +32,7 @@ const CAUSES: [(&str, &str); 18] = [
 ];
 
 /// The likely cause of the failure that a log ends with.
-pub(super) fn likely_cause(log: &str) -> Option<&'static str> {
+pub(in crate::engine) fn likely_cause(log: &str) -> Option<&'static str> {
     CAUSES.iter().find(|(sign, _)| log.contains(sign)).map(|(_, cause)| *cause)
 }
 

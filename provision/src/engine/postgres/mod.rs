@@ -4,38 +4,67 @@
 mod conf;
 mod explain;
 mod install;
-mod proof;
+pub(super) mod proof;
 mod secret;
 mod sql;
 mod status;
-mod steps;
+pub(super) mod steps;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use blockdev::{Error, ErrorKind, Result};
 use nix::sys::signal::Signal;
 
-use super::{Engine, Loss, NodeStatus};
+use super::{Engine, Loss, NodeStatus, PATIENCE, wait_for};
 use crate::cluster::Cluster;
 use crate::doctor::Finding;
 use crate::runtime::{Command, Device, Service};
 use crate::step::Step;
 use crate::topology::Node;
-use install::Programs;
+pub(super) use explain::likely_cause;
+pub(super) use install::Programs;
 use sql::OnNode;
 
 pub use install::{Installation, VERSION_MIN};
 pub use secret::{REPLICATOR, SUPERUSER};
 pub use sql::connection;
 
-/// How long a database may take to stop or to start before something is wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// What one kind of PostgreSQL has that another has not.
+#[derive(Debug)]
+pub(super) struct Kind {
+    /// The file in a data directory that makes its server a replica.
+    pub(super) signal: &'static str,
+    /// What a node's configuration needs beside what every PostgreSQL does.
+    pub(super) parameters: fn(&Node) -> Vec<(&'static str, String)>,
+    /// And what it needs where the node lacks something.
+    pub(super) where_absent: &'static [Absent],
+    /// What is likely to have gone wrong when a log ends like that.
+    pub(super) likely_cause: fn(&str) -> Option<&'static str>,
+}
+
+/// A parameter for nodes that do not have a file.
+#[derive(Debug)]
+pub(super) struct Absent {
+    /// The file.
+    pub(super) path: &'static str,
+    /// The parameter.
+    pub(super) parameter: &'static str,
+    /// Its value.
+    pub(super) value: &'static str,
+}
+
+const STOCK: Kind = Kind {
+    signal: "standby.signal",
+    parameters: |_| Vec::new(),
+    where_absent: &[],
+    likely_cause: explain::likely_cause,
+};
 
 /// Stock PostgreSQL.
 #[derive(Debug)]
 pub struct Postgres {
+    kind: &'static Kind,
     bin_directory: Option<PathBuf>,
     installation: OnceLock<Installation>,
 }
@@ -44,12 +73,17 @@ impl Postgres {
     /// The PostgreSQL whose programs are in `bin_directory`, or the newest that is installed.
     #[must_use]
     pub fn new(bin_directory: Option<PathBuf>) -> Self {
-        Self { bin_directory, installation: OnceLock::new() }
+        Self { kind: &STOCK, bin_directory, installation: OnceLock::new() }
+    }
+
+    /// One of another kind, whose programs are on the nodes' path.
+    pub(super) fn of_kind(kind: &'static Kind) -> Self {
+        Self { kind, ..Self::new(None) }
     }
 
     /// Where the programs are on the nodes. Looked for when it is needed: a cluster can be taken down after its PostgreSQL
     /// was.
-    fn programs(&self, cluster: &Cluster) -> Result<Programs> {
+    pub(super) fn programs(&self, cluster: &Cluster) -> Result<Programs> {
         if cluster.runtime().is_this_machine() { Ok(self.installation()?.programs()) } else { Ok(Programs::on_path()) }
     }
 
@@ -66,7 +100,7 @@ impl Postgres {
         Service { node, name: Engine::service(self) }
     }
 
-    fn data(cluster: &Cluster, node: &Node) -> PathBuf {
+    pub(super) fn data(cluster: &Cluster, node: &Node) -> PathBuf {
         cluster.runtime().home(node).join("data")
     }
 
@@ -81,25 +115,6 @@ impl Postgres {
             }
             Ok(None)
         })
-    }
-}
-
-/// Asks again and again until there is an answer.
-fn wait_for<T>(cluster: &Cluster, what: &str, ask: impl Fn() -> Result<Option<T>>) -> Result<T> {
-    const INTERVAL: Duration = Duration::from_millis(5);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask()? {
-            return Ok(answer);
-        }
-        cluster.cancel().check(&format!("waiting until {what}"))?;
-        if Instant::now() >= deadline {
-            return Err(Error::new(
-                ErrorKind::VerifyFailed,
-                format!("waited {} s until {what}, in vain", PATIENCE.as_secs()),
-            ));
-        }
-        std::thread::sleep(INTERVAL);
     }
 }
 
@@ -205,6 +220,10 @@ impl Engine for Postgres {
 
     fn devices(&self, _cluster: &Cluster, _node: &Node) -> Result<Vec<Device>> {
         Ok(Vec::new())
+    }
+
+    fn shell_devices(&self, _cluster: &Cluster, _node: &Node) -> Vec<String> {
+        Vec::new()
     }
 }
 

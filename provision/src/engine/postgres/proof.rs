@@ -3,12 +3,12 @@
 use blockdev::{Error, ErrorKind, Result};
 use postgres::Client;
 
+use super::Postgres;
 use super::explain::likely_cause;
 use super::sql::{self, OnNode};
 use super::steps::psql;
-use super::{Postgres, wait_for};
 use crate::cluster::Cluster;
-use crate::engine::Engine;
+use crate::engine::{Engine, wait_for};
 use crate::runtime::{Service, ServiceLog};
 use crate::state::random_hex;
 use crate::step::{Log, Step, tail};
@@ -17,7 +17,7 @@ use crate::topology::Node;
 /// A table of our own, for a moment.
 const TABLE: &str = "onedisk_proof";
 
-pub(super) fn step(cluster: &Cluster) -> Step<'_> {
+pub(in crate::engine) fn step(cluster: &Cluster) -> Step<'_> {
     let primary = cluster.record.topology.primary();
     let shell = |node: &Node, statement: &str| psql(cluster, node, statement);
     let mut shown = vec![

@@ -80,5 +80,7 @@ fn one(engine: &Postgres, cluster: &Cluster, node: &Node, followers: &[Follower]
         lag_bytes: follower.and_then(|follower| follower.lag_bytes).map(|bytes| u64::try_from(bytes).unwrap_or(0)),
         lag_ms: follower.and_then(|follower| follower.lag_ms),
         disk_usage: runtime.disk_usage(node),
+        pfsd_workers: None,
+        shared_disk_usage: None,
     })
 }

@@ -10,9 +10,9 @@ use super::explain::likely_cause;
 use super::install::{Programs, supported_version};
 use super::secret::{Passwords, REPLICATOR, SUPERUSER};
 use super::sql::OnNode;
-use super::{Postgres, client_slot_active, conf, proof, sql, wait_for};
+use super::{Postgres, STOCK, client_slot_active, conf, proof, sql};
 use crate::cluster::Cluster;
-use crate::engine::Loss;
+use crate::engine::{Engine, Loss, wait_for};
 use crate::runtime::{Command, ServiceLog, quote};
 use crate::step::Step;
 use crate::topology::{Node, Role};
@@ -25,20 +25,24 @@ pub(super) fn all<'a>(engine: &'a Postgres, cluster: &'a Cluster, loss: Loss) ->
         steps.push(make_passwords(cluster));
     }
     steps.push(initialize(programs, cluster, primary));
-    steps.push(configure(cluster, primary));
+    steps.push(configure(engine, cluster, primary));
     steps.push(start_node(engine, programs, cluster, primary));
     steps.push(make_replicator(cluster, primary));
     for replica in cluster.record.topology.replicas() {
         steps.push(make_slot(cluster, replica));
         steps.push(copy(programs, cluster, replica, loss));
-        steps.push(configure(cluster, replica));
+        steps.push(configure(engine, cluster, replica));
         steps.push(start_node(engine, programs, cluster, replica));
     }
     steps.push(proof::step(cluster));
     Ok(steps)
 }
 
-pub(super) fn start<'a>(engine: &'a Postgres, cluster: &'a Cluster, nodes: &[&'a Node]) -> Result<Vec<Step<'a>>> {
+pub(in crate::engine) fn start<'a>(
+    engine: &'a Postgres,
+    cluster: &'a Cluster,
+    nodes: &[&'a Node],
+) -> Result<Vec<Step<'a>>> {
     let programs = &engine.programs(cluster)?;
     for node in nodes {
         if !has_data(cluster, node)? {
@@ -46,10 +50,13 @@ pub(super) fn start<'a>(engine: &'a Postgres, cluster: &'a Cluster, nodes: &[&'a
                 .with_hint("`provision up` makes them, or goes on where it was interrupted"));
         }
     }
-    Ok(nodes.iter().flat_map(|node| [configure(cluster, node), start_node(engine, programs, cluster, node)]).collect())
+    Ok(nodes
+        .iter()
+        .flat_map(|node| [configure(engine, cluster, node), start_node(engine, programs, cluster, node)])
+        .collect())
 }
 
-fn make_passwords(cluster: &Cluster) -> Step<'_> {
+pub(in crate::engine) fn make_passwords(cluster: &Cluster) -> Step<'_> {
     let path = cluster.directory.passwords();
     let shown = quote(&path.to_string_lossy());
     let (checked, made) = (path.clone(), path);
@@ -64,12 +71,12 @@ fn make_passwords(cluster: &Cluster) -> Step<'_> {
 }
 
 /// Whether the data of `node` are complete: they get their name once they are.
-pub(super) fn has_data(cluster: &Cluster, node: &Node) -> Result<bool> {
+pub(in crate::engine) fn has_data(cluster: &Cluster, node: &Node) -> Result<bool> {
     Ok(cluster.runtime().modified(node, &Postgres::data(cluster, node).join("PG_VERSION"))?.is_some())
 }
 
 /// Whether the data of `node` are complete and noted as such. What was noted and is gone was lost.
-fn has_noted_data(cluster: &Cluster, node: &Node, loss: Loss) -> Result<bool> {
+pub(in crate::engine) fn has_noted_data(cluster: &Cluster, node: &Node, loss: Loss) -> Result<bool> {
     let (has, noted) = (has_data(cluster, node)?, cluster.directory.was_complete(&node.name));
     if noted && !has {
         let data = Postgres::data(cluster, node);
@@ -93,12 +100,12 @@ fn has_noted_data(cluster: &Cluster, node: &Node, loss: Loss) -> Result<bool> {
 }
 
 /// The directory in which data come to be, before they get their name.
-fn unfinished(data: &Path) -> PathBuf {
+pub(in crate::engine) fn unfinished(data: &Path) -> PathBuf {
     data.with_extension("new")
 }
 
 /// What [`complete`](crate::runtime::Runtime::complete) does with unfinished data, as one would type it.
-fn completing(cluster: &Cluster, node: &Node, data: &Path) -> String {
+pub(in crate::engine) fn completing(cluster: &Cluster, node: &Node, data: &Path) -> String {
     let (new, data) = (unfinished(data).to_string_lossy().into_owned(), data.to_string_lossy().into_owned());
     let sync = Command::new("sync").args(["-f", &new]).as_root();
     let rename = Command::new("mv").args([new, data]).as_root();
@@ -111,54 +118,81 @@ fn removing(cluster: &Cluster, node: &Node, path: &Path) -> String {
     cluster.runtime().shell(node, &Command::new("rm").arg(path.to_string_lossy()).as_root())
 }
 
+/// How a node's database is made from nothing.
+pub(in crate::engine) struct Initdb<'a> {
+    cluster: &'a Cluster,
+    node: &'a Node,
+    version: Command,
+    initdb: Command,
+    password_file: PathBuf,
+}
+
+impl<'a> Initdb<'a> {
+    /// In the directory `new` of `node`.
+    pub(in crate::engine) fn new(programs: &Programs, cluster: &'a Cluster, node: &'a Node, new: &Path) -> Self {
+        let password_file = cluster.runtime().home(node).join("initdb.password");
+        // Not synced file by file: everything is brought to stable storage at once before it gets its name.
+        let initdb = Command::new(programs.program("initdb")).args([
+            "--no-sync",
+            "--no-instructions",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--data-checksums",
+        ]);
+        let initdb = initdb.args([format!("--username={SUPERUSER}"), format!("--pgdata={}", new.display())]);
+        let initdb = if cluster.record.config.trust {
+            initdb.arg("--auth=trust")
+        } else {
+            initdb.arg("--auth=scram-sha-256").arg(format!("--pwfile={}", password_file.display()))
+        };
+        let version = Command::new(programs.program("postgres")).arg("--version");
+        Self { cluster, node, version, initdb, password_file }
+    }
+
+    /// What it runs, as one would type it.
+    pub(in crate::engine) fn shell(&self) -> Vec<String> {
+        let Self { cluster, node, .. } = self;
+        let initdb = cluster.runtime().shell(node, &self.initdb);
+        if cluster.record.config.trust {
+            return vec![initdb];
+        }
+        let password = password_from_file(cluster, SUPERUSER);
+        let give = cluster.runtime().shell_write(node, &self.password_file, &password);
+        vec![give, initdb, removing(cluster, node, &self.password_file)]
+    }
+
+    /// Makes it.
+    pub(in crate::engine) fn run(&self) -> Result<()> {
+        let (runtime, node) = (self.cluster.runtime(), self.node);
+        if let Some(answer) = runtime.ask(node, &self.version)? {
+            supported_version(&String::from_utf8_lossy(&answer.stdout), &self.version.program)?;
+        }
+        if self.cluster.record.config.trust {
+            return runtime.run(node, &self.initdb);
+        }
+        let password = Passwords::read(&self.cluster.directory.passwords())?.superuser;
+        runtime.write(node, &self.password_file, password.as_bytes())?;
+        let outcome = runtime.run(node, &self.initdb);
+        runtime.remove(node, &self.password_file)?;
+        outcome
+    }
+}
+
 fn initialize<'a>(programs: &Programs, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
     let runtime = cluster.runtime();
     let data = Postgres::data(cluster, node);
     let new = unfinished(&data);
-    let password_file = runtime.home(node).join("initdb.password");
-    let trust = cluster.record.config.trust;
-    let version = Command::new(programs.program("postgres")).arg("--version");
-    // Not synced file by file: everything is brought to stable storage at once before it gets its name.
-    let mut command = Command::new(programs.program("initdb")).args([
-        "--no-sync",
-        "--no-instructions",
-        "--encoding=UTF8",
-        "--locale=C",
-        "--data-checksums",
-    ]);
-    command = command.args([format!("--username={SUPERUSER}"), format!("--pgdata={}", new.display())]);
-    command = if trust {
-        command.arg("--auth=trust")
-    } else {
-        command.arg("--auth=scram-sha-256").arg(format!("--pwfile={}", password_file.display()))
-    };
+    let initdb = Initdb::new(programs, cluster, node, &new);
     let mut shown = vec![runtime.shell_make_directory(node, &new)];
-    if !trust {
-        shown.push(runtime.shell_write(node, &password_file, &password_from_file(cluster, SUPERUSER)));
-    }
-    shown.push(runtime.shell(node, &command));
-    if !trust {
-        shown.push(removing(cluster, node, &password_file));
-    }
+    shown.extend(initdb.shell());
     shown.push(completing(cluster, node, &data));
     Step::new(
         format!("initialize the database of {}", node.name),
         move || has_noted_data(cluster, node, Loss::Refuse),
         move || {
             if !has_data(cluster, node)? {
-                if let Some(answer) = runtime.ask(node, &version)? {
-                    supported_version(&String::from_utf8_lossy(&answer.stdout), &version.program)?;
-                }
                 runtime.make_directory(node, &new)?;
-                if trust {
-                    runtime.run(node, &command)?;
-                } else {
-                    let password = Passwords::read(&cluster.directory.passwords())?.superuser;
-                    runtime.write(node, &password_file, password.as_bytes())?;
-                    let outcome = runtime.run(node, &command);
-                    runtime.remove(node, &password_file)?;
-                    outcome?;
-                }
+                initdb.run()?;
                 runtime.complete(node, &new, &data)?;
             }
             cluster.directory.note_complete(&node.name)
@@ -173,36 +207,31 @@ fn password_from_file(cluster: &Cluster, user: &str) -> String {
     format!("sed -n 's/^\\*:\\*:\\*:{user}://p' {}", quote(&cluster.directory.passwords().to_string_lossy()))
 }
 
-fn configure<'a>(cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
+pub(in crate::engine) fn configure<'a>(engine: &'a Postgres, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
     let runtime = cluster.runtime();
     let home = runtime.home(node);
     let data = Postgres::data(cluster, node);
-    let files = move || -> Result<Vec<(PathBuf, String)>> {
-        let mut files = vec![
-            (home.join("pg_hba.conf"), conf::pg_hba_conf(&cluster.record.config, runtime.network())),
-            (home.join("postgresql.conf"), conf::postgresql_conf(cluster, node, &data)),
-        ];
-        if !cluster.record.config.trust {
-            files.push((home.join("pgpass"), Passwords::read(&cluster.directory.passwords())?.as_file()));
-        }
-        Ok(files)
-    };
-    let files_again = files.clone();
-    let data = Postgres::data(cluster, node);
-    let home = runtime.home(node);
-    let text = conf::postgresql_conf(cluster, node, &data);
+    let (hba, conf, passwords) = (home.join("pg_hba.conf"), home.join("postgresql.conf"), home.join("pgpass"));
+    let hba_text = conf::pg_hba_conf(&cluster.record.config, runtime.network());
     let mut shown = vec![
-        runtime.shell_write(
-            node,
-            &home.join("pg_hba.conf"),
-            &here(&conf::pg_hba_conf(&cluster.record.config, runtime.network())),
-        ),
-        runtime.shell_write(node, &home.join("postgresql.conf"), &here(&text)),
+        runtime.shell_write(node, &hba, &here(&hba_text)),
+        runtime.shell_write(node, &conf, &conf::shell_postgresql_conf(engine.kind, cluster, node, &data)),
     ];
     if !cluster.record.config.trust {
         let passwords = quote(&cluster.directory.passwords().to_string_lossy());
         shown.push(runtime.shell_write(node, &home.join("pgpass"), &format!("cat {passwords}")));
     }
+    let files = move || -> Result<Vec<(PathBuf, String)>> {
+        let mut files = vec![
+            (hba.clone(), hba_text.clone()),
+            (conf.clone(), conf::postgresql_conf(engine.kind, cluster, node, &data)?),
+        ];
+        if !cluster.record.config.trust {
+            files.push((passwords.clone(), Passwords::read(&cluster.directory.passwords())?.as_file()));
+        }
+        Ok(files)
+    };
+    let files_again = files.clone();
     Step::new(
         format!("configure {}", node.name),
         move || {
@@ -224,7 +253,7 @@ fn configure<'a>(cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
 }
 
 /// The shell command that prints `text`.
-fn here(text: &str) -> String {
+pub(super) fn here(text: &str) -> String {
     format!("cat <<'END'\n{text}END\n")
 }
 
@@ -236,7 +265,12 @@ fn postgres(programs: &Programs, data: &Path, config_file: &Path) -> Command {
     ])
 }
 
-fn start_node<'a>(engine: &'a Postgres, programs: &Programs, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
+pub(in crate::engine) fn start_node<'a>(
+    engine: &'a Postgres,
+    programs: &Programs,
+    cluster: &'a Cluster,
+    node: &'a Node,
+) -> Step<'a> {
     let runtime = cluster.runtime();
     let service = engine.service(node);
     let data = Postgres::data(cluster, node);
@@ -255,7 +289,7 @@ fn start_node<'a>(engine: &'a Postgres, programs: &Programs, cluster: &'a Cluste
     Step::new(
         format!("start {}", node.name),
         move || {
-            check_role(cluster, node)?;
+            check_role(engine, cluster, node)?;
             if runtime.process_id(service)?.is_none() {
                 return Ok(false);
             }
@@ -274,7 +308,7 @@ fn start_node<'a>(engine: &'a Postgres, programs: &Programs, cluster: &'a Cluste
                 if node.role == Role::Replica {
                     catch_up(cluster, node, client)?;
                 }
-                crate::engine::Engine::stop(engine, cluster, node)?;
+                engine.stop(cluster, node)?;
             }
             clear_the_way(cluster, node)?;
             runtime.start(service, &command)?;
@@ -282,7 +316,7 @@ fn start_node<'a>(engine: &'a Postgres, programs: &Programs, cluster: &'a Cluste
         },
     )
     .shell([shown, waiting])
-    .log(ServiceLog { runtime, service }, likely_cause)
+    .log(ServiceLog { runtime, service }, engine.kind.likely_cause)
 }
 
 /// Waits until a replica knows the parameters with which its primary runs by now: with lower ones than those it knows of, it
@@ -306,8 +340,8 @@ fn catch_up(cluster: &Cluster, replica: &Node, client: postgres::Client) -> Resu
 }
 
 /// What is a replica in the topology must not start as a second primary, nor the other way round.
-fn check_role(cluster: &Cluster, node: &Node) -> Result<()> {
-    let signal = Postgres::data(cluster, node).join("standby.signal");
+fn check_role(engine: &Postgres, cluster: &Cluster, node: &Node) -> Result<()> {
+    let signal = Postgres::data(cluster, node).join(engine.kind.signal);
     let is_standby = cluster.runtime().modified(node, &signal)?.is_some();
     match node.role {
         Role::Replica if !is_standby => Err(Error::refused(format!(
@@ -380,7 +414,7 @@ fn reload(cluster: &Cluster, node: &Node, client: &mut postgres::Client) -> Resu
     })
 }
 
-fn make_replicator<'a>(cluster: &'a Cluster, primary: &'a Node) -> Step<'a> {
+pub(in crate::engine) fn make_replicator<'a>(cluster: &'a Cluster, primary: &'a Node) -> Step<'a> {
     let role = format!("CREATE ROLE {REPLICATOR} WITH REPLICATION LOGIN");
     let shown = if cluster.record.config.trust {
         psql(cluster, primary, &role)
@@ -430,7 +464,7 @@ fn client(cluster: &Cluster, node: &Node, args: &[&str]) -> String {
     if runtime.is_this_machine() { command.to_string() } else { runtime.shell(node, &command) }
 }
 
-fn make_slot<'a>(cluster: &'a Cluster, replica: &'a Node) -> Step<'a> {
+pub(in crate::engine) fn make_slot<'a>(cluster: &'a Cluster, replica: &'a Node) -> Step<'a> {
     let primary = cluster.record.topology.primary();
     let slot = replica.name.as_str();
     Step::new(
@@ -452,7 +486,7 @@ fn copy<'a>(programs: &Programs, cluster: &'a Cluster, replica: &'a Node, loss: 
     let primary = cluster.record.topology.primary();
     let data = Postgres::data(cluster, replica);
     let new = unfinished(&data);
-    let signal = new.join("standby.signal");
+    let signal = new.join(STOCK.signal);
     let backup = Command::new(programs.program("pg_basebackup")).args([
         format!("--dbname={}", conf::conninfo(cluster, replica)),
         format!("--pgdata={}", new.display()),

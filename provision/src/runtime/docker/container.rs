@@ -297,7 +297,7 @@ impl Docker {
     }
 
     /// What makes the volume and the container of `node`, as one would type it.
-    pub(super) fn shell_make_container(&self, docker: &str, node: &Node, devices: &[Device]) -> [String; 2] {
+    pub(super) fn shell_make_container(&self, docker: &str, node: &Node, devices: &[String]) -> [String; 2] {
         let name = self.container_name(node);
         let labels = options("--label", &self.node_labels(node));
         let mut words = vec![
@@ -310,9 +310,7 @@ impl Docker {
         ];
         words.extend(self.limits.memory.map(|size| format!("--memory {}", size.bytes())));
         words.extend(self.limits.cpus.map(|cpus| format!("--cpus {cpus}")));
-        words.extend(
-            devices.iter().map(|device| format!("--device {}:{}", quote(&text(&device.path)), text(&device.on_node))),
-        );
+        words.extend(devices.iter().map(|device| format!("--device {device}")));
         words.push(format!("--entrypoint sh {} -c {}", quote(&self.image), quote(SLEEPER)));
         [format!("{docker} volume create {labels} {name}"), words.join(" ")]
     }

@@ -188,13 +188,13 @@ impl Docker {
     fn is_ready(&self, node: &Node, devices: &Devices<'_>) -> Result<bool> {
         let client = self.client(node)?;
         let Some(container) = self.container(&client, node)? else { return Ok(false) };
-        let ready = container.running && container.devices == devices()?;
+        let ready = container.running && container.devices == (devices.find)()?;
         Ok(ready && self.has_volume(&client, node)? && self.stat(node, Path::new(READY))?.is_some())
     }
 
     fn make_ready(&self, node: &Node, devices: &Devices<'_>) -> Result<()> {
         let client = self.client(node)?;
-        let devices = devices()?;
+        let devices = (devices.find)()?;
         if !self.has_volume(&client, node)? {
             self.make_volume(&client, node)?;
         }
@@ -307,7 +307,7 @@ impl Runtime for Docker {
     fn node_steps<'a>(&'a self, node: &'a Node, devices: Devices<'a>) -> Vec<Step<'a>> {
         let devices = Rc::new(devices);
         let docker = self.shell_docker(node);
-        let shown = self.shell_make_container(&docker, node, &devices().unwrap_or_default());
+        let shown = self.shell_make_container(&docker, node, &devices.shell);
         let prepare = Self::root_script(&self.prepare_script(), &[&self.user, HOME, READY]);
         let wanted = Rc::clone(&devices);
         let make = Step::new(

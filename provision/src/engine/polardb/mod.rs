@@ -1,0 +1,150 @@
+//! PolarDB for PostgreSQL 15: all nodes on one shared disk, with PolarFS on it.
+//!
+//! Every node has a pfsd, through which its database reads the shared disk, and on the primary writes it. What is a node's
+//! own, its configuration and what it may lose, is in its data directory; replicas follow the primary through a slot, but
+//! copy nothing: the log tells them what has changed on the disk that they see, too.
+
+mod conf;
+mod explain;
+mod pfsd;
+mod steps;
+
+use blockdev::{ByteSize, Result};
+
+use super::postgres::{Kind, Postgres};
+use super::{Engine, Loss, NodeStatus};
+use crate::cluster::Cluster;
+use crate::config::RuntimeKind;
+use crate::doctor::Finding;
+use crate::runtime::{Command, Device};
+use crate::step::Step;
+use crate::topology::Node;
+
+/// How many workers a pfsd has where nobody says: as in the recipe.
+pub const WORKERS_DEFAULT: u16 = 1;
+
+/// How PolarDB differs from stock PostgreSQL.
+const KIND: Kind = Kind {
+    signal: steps::SIGNAL,
+    parameters: conf::parameters,
+    where_absent: conf::WHERE_ABSENT,
+    likely_cause: explain::likely_cause,
+};
+
+/// PolarDB for PostgreSQL 15.
+#[derive(Debug)]
+pub struct PolarDb {
+    postgres: Postgres,
+    workers: u16,
+}
+
+impl PolarDb {
+    /// With so many workers for each pfsd.
+    #[must_use]
+    pub fn new(workers: u16) -> Self {
+        Self { postgres: Postgres::of_kind(&KIND), workers }
+    }
+
+    fn finding_of_workers(&self) -> Option<Finding> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        (usize::from(self.workers) > cpus).then(|| {
+            Finding::warning(
+                "many-workers",
+                format!(
+                    "each pfsd gets {} workers, and this machine has {cpus} CPUs: they keep each other waiting",
+                    self.workers
+                ),
+                format!("give them --workers {cpus} or fewer"),
+            )
+        })
+    }
+}
+
+impl Engine for PolarDb {
+    fn findings(&self, cluster: &Cluster) -> Result<Vec<Finding>> {
+        let mut findings = self.postgres.findings(cluster)?;
+        findings.extend(conf::findings(&cluster.record.config));
+        findings.extend(cluster.shared_disk()?.findings()?);
+        findings.extend(self.finding_of_workers());
+        let programs = self.postgres.programs(cluster)?;
+        if let Some(what) = steps::missing_program(&programs, cluster, cluster.record.topology.primary())? {
+            findings.push(Finding::error("no-polardb", what, "name another --image"));
+        }
+        if cluster.record.config.runtime == RuntimeKind::Local {
+            findings.push(Finding::error(
+                "local-polardb",
+                "PolarDB runs in containers: pfsd and its tools have fixed places, which every node needs for itself",
+                "--runtime docker",
+            ));
+        }
+        Ok(findings)
+    }
+
+    fn steps<'a>(&'a self, cluster: &'a Cluster, loss: Loss) -> Result<Vec<Step<'a>>> {
+        steps::all(self, cluster, loss)
+    }
+
+    fn start_steps<'a>(&'a self, cluster: &'a Cluster, nodes: &[&'a Node]) -> Result<Vec<Step<'a>>> {
+        steps::start(self, cluster, nodes)
+    }
+
+    fn stop(&self, cluster: &Cluster, node: &Node) -> Result<()> {
+        // The database first: without its pfsd it would not fail but hang.
+        self.postgres.stop(cluster, node)?;
+        pfsd::stop(cluster, node)
+    }
+
+    fn abandon(&self, cluster: &Cluster, node: &Node) -> Result<()> {
+        self.postgres.abandon(cluster, node)?;
+        pfsd::abandon(cluster, node)
+    }
+
+    fn forget_replica(&self, cluster: &Cluster, replica: &Node) -> Result<()> {
+        self.postgres.forget_replica(cluster, replica)
+    }
+
+    fn status(&self, cluster: &Cluster) -> Result<Vec<NodeStatus>> {
+        let mut nodes = self.postgres.status(cluster)?;
+        // A volume that cannot be read has no usage; that something is wrong with it shows in the nodes.
+        let shared: Option<ByteSize> = cluster.shared_disk()?.used().ok();
+        for (status, node) in nodes.iter_mut().zip(cluster.record.topology.nodes()) {
+            status.pfsd_workers = Some(pfsd::running_workers(cluster, node)?.unwrap_or(0));
+            status.shared_disk_usage = shared;
+        }
+        Ok(nodes)
+    }
+
+    fn client(&self, cluster: &Cluster, node: &Node) -> Command {
+        self.postgres.client(cluster, node)
+    }
+
+    fn with_environment(&self, cluster: &Cluster, node: &Node, command: Command) -> Command {
+        self.postgres.with_environment(cluster, node, command)
+    }
+
+    fn service(&self) -> &'static str {
+        self.postgres.service()
+    }
+
+    fn image(&self) -> &'static str {
+        "polardb/polardb_pg_binary:15"
+    }
+
+    fn program_directories(&self) -> &'static [&'static str] {
+        // Where the recipe's own build puts them, and the published image.
+        &["/home/postgres/tmp_polardb_pg_15_base/bin", "/u01/polardb_pg/bin"]
+    }
+
+    fn devices(&self, cluster: &Cluster, _node: &Node) -> Result<Vec<Device>> {
+        Ok(vec![Device { path: cluster.shared_disk()?.attached_device()?, on_node: on_node().into() }])
+    }
+
+    fn shell_devices(&self, cluster: &Cluster, _node: &Node) -> Vec<String> {
+        cluster.shared_disk().map(|disk| format!("{}:{}", disk.shell_device(), on_node())).into_iter().collect()
+    }
+}
+
+/// Where a node sees the shared disk.
+fn on_node() -> String {
+    format!("/dev/{}", pfsd::DISK)
+}
