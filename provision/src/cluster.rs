@@ -253,7 +253,7 @@ impl Cluster {
             .map(|node| Connection {
                 node: node.name.clone(),
                 role: node.role,
-                host: "127.0.0.1",
+                host: node.address.map_or_else(|| "127.0.0.1".to_owned(), |address| address.to_string()),
                 port: node.port,
                 user: SUPERUSER,
                 database: "postgres",
@@ -272,7 +272,7 @@ pub struct Connection {
     /// What it does.
     pub role: Role,
     /// Where it listens.
-    pub host: &'static str,
+    pub host: String,
     /// Its port.
     pub port: u16,
     /// Whom to connect as.

@@ -384,7 +384,7 @@ mod tests {
     use crate::topology::{Node, Role};
 
     fn record() -> Record {
-        let node = Node { name: "primary".parse().unwrap(), role: Role::Primary, port: 5500, host_id: 1 };
+        let node = Node { host_id: 1, ..Node::new("primary".parse().unwrap(), Role::Primary, 5500) };
         Record::new(Layers::default().config().unwrap(), Topology::new(vec![node]).unwrap()).unwrap()
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use blockdev::{Error, Result};
@@ -92,6 +93,20 @@ pub struct NodeSpec {
     /// Its port on 127.0.0.1; a free one is picked where none is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Where its Docker is, if not where that of the others is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub docker: Option<String>,
+    /// The address of its Docker's machine at which everybody reaches it; 127.0.0.1 where none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+impl NodeSpec {
+    /// A node of which no more is said.
+    #[must_use]
+    pub fn new(name: Name, role: Role, port: Option<u16>) -> Self {
+        Self { name, role, port, docker: None, address: None }
+    }
 }
 
 impl FromStr for NodeSpec {
@@ -115,7 +130,7 @@ impl FromStr for NodeSpec {
             "replica" => Role::Replica,
             _ => return Err(bad("its role is neither primary nor replica")),
         };
-        Ok(Self { name: name.parse()?, role, port })
+        Ok(Self::new(name.parse()?, role, port))
     }
 }
 
@@ -127,8 +142,14 @@ pub struct Node {
     pub name: Name,
     /// What it does.
     pub role: Role,
-    /// Its port on 127.0.0.1.
+    /// Its port, on 127.0.0.1 or at its address.
     pub port: u16,
+    /// Where its Docker is, if not where that of the others is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<String>,
+    /// The address of its Docker's machine at which everybody reaches it, where it is not 127.0.0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// Which of the hosts of a shared disk it is, from 1; [`UNNUMBERED`](Self::UNNUMBERED) until it is in a topology.
     #[serde(default)]
     pub host_id: u16,
@@ -137,6 +158,12 @@ pub struct Node {
 impl Node {
     /// The host id of a node that is in no topology yet.
     pub const UNNUMBERED: u16 = 0;
+
+    /// A node that is in no topology yet.
+    #[must_use]
+    pub fn new(name: Name, role: Role, port: u16) -> Self {
+        Self { name, role, port, docker: None, address: None, host_id: Self::UNNUMBERED }
+    }
 }
 
 /// Nodes that make a cluster: exactly one primary, no name and no port twice. The primary comes first.
@@ -245,7 +272,7 @@ mod tests {
     use super::*;
 
     fn node(name: &str, role: Role, port: u16) -> Node {
-        Node { name: name.parse().unwrap(), role, port, host_id: Node::UNNUMBERED }
+        Node::new(name.parse().unwrap(), role, port)
     }
 
     #[test]

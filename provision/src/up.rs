@@ -136,7 +136,7 @@ fn specs(wanted: Wanted, port: Option<u16>) -> Result<Vec<NodeSpec>> {
         Wanted::Replicas(count) => count,
         Wanted::Unsaid => DEFAULT_REPLICAS,
     };
-    let mut nodes = vec![NodeSpec { name: "primary".parse()?, role: Role::Primary, port }];
+    let mut nodes = vec![NodeSpec::new("primary".parse()?, Role::Primary, port)];
     for number in 1..=count {
         let port = match port {
             None => None,
@@ -144,7 +144,7 @@ fn specs(wanted: Wanted, port: Option<u16>) -> Result<Vec<NodeSpec>> {
                 Error::invalid(format!("there are no {count} ports after {first}")).with_hint("name a lower --port")
             })?),
         };
-        nodes.push(NodeSpec { name: replica_name(usize::from(number))?, role: Role::Replica, port });
+        nodes.push(NodeSpec::new(replica_name(usize::from(number))?, Role::Replica, port));
     }
     Ok(nodes)
 }
@@ -155,13 +155,13 @@ fn assign_ports(kept: &[Node], added: Vec<NodeSpec>, elsewhere: &HashSet<u16>) -
     check_specs(kept.iter().map(|node| (&node.name, node.role, Some(node.port))).chain(asked))?;
     let given = kept.iter().map(|node| node.port).chain(added.iter().filter_map(|spec| spec.port));
     let mut used: HashSet<u16> = given.chain(elsewhere.iter().copied()).collect();
-    let new = added.into_iter().map(|NodeSpec { name, role, port }| {
+    let new = added.into_iter().map(|NodeSpec { name, role, port, docker, address }| {
         let port = match port {
             Some(port) => port,
             None => ports::pick(None, &used)?,
         };
         used.insert(port);
-        Ok(Node { name, role, port, host_id: Node::UNNUMBERED })
+        Ok(Node { docker, address, ..Node::new(name, role, port) })
     });
     Topology::new(kept.iter().cloned().map(Ok).chain(new).collect::<Result<_>>()?)
 }
@@ -176,9 +176,8 @@ fn grow(existing: &Topology, wanted: Wanted, elsewhere: &HashSet<u16>) -> Result
             let have = existing.replicas().len();
             let missing = usize::from(count).saturating_sub(have);
             let mut names = (1..).map(replica_name).filter(|name| name.as_ref().is_ok_and(|name| !known(name)));
-            let added = (0..missing)
-                .filter_map(|_| names.next())
-                .map(|name| Ok(NodeSpec { name: name?, role: Role::Replica, port: None }));
+            let added =
+                (0..missing).filter_map(|_| names.next()).map(|name| Ok(NodeSpec::new(name?, Role::Replica, None)));
             let surplus = existing.replicas().iter().skip(usize::from(count)).map(|node| node.name.to_string());
             (added.collect::<Result<_>>()?, surplus.collect())
         }
@@ -200,6 +199,10 @@ fn check_same(existing: &Topology, spec: &NodeSpec) -> Result<()> {
         format!("{} is a {}, and {} is asked for", node.name, node.role, spec.role)
     } else if spec.port.is_some_and(|port| port != node.port) {
         format!("{} has port {}, and another is asked for", node.name, node.port)
+    } else if spec.docker.is_some() && spec.docker != node.docker {
+        format!("{} is in another Docker than the one that is asked for", node.name)
+    } else if spec.address.is_some() && spec.address != node.address {
+        format!("{} is at another address than the one that is asked for", node.name)
     } else {
         return Ok(());
     };
@@ -209,7 +212,7 @@ fn check_same(existing: &Topology, spec: &NodeSpec) -> Result<()> {
 /// A replica to add to `cluster`: `name`, or the first free one; `port`, or a free one.
 ///
 /// # Errors
-/// When the name is used already, or no port is free.
+/// When no port is free.
 pub fn new_replica(state: &StateDirectory, cluster: &Cluster, name: Option<Name>, port: Option<u16>) -> Result<Node> {
     let existing = &cluster.record.topology;
     let name = match name {
@@ -224,7 +227,7 @@ pub fn new_replica(state: &StateDirectory, cluster: &Cluster, name: Option<Name>
     let mut used = ports_of_others(state, &cluster.record.config.name);
     used.extend(existing.nodes().iter().map(|node| node.port));
     let port = port.map_or_else(|| ports::pick(None, &used), Ok)?;
-    Ok(Node { name, role: Role::Replica, port, host_id: Node::UNNUMBERED })
+    Ok(Node::new(name, Role::Replica, port))
 }
 
 #[cfg(test)]

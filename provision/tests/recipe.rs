@@ -71,7 +71,7 @@ fn script(settings: &str) -> String {
     let mut layers = Layers::default();
     let settings = Settings::parse(&format!("name = \"c\"\nengine = \"polardb\"\n{settings}"), Path::new("t")).unwrap();
     layers.add(settings, |_| Origin::File("t".into()));
-    let node = |name: &str, role, port| Node { name: name.parse().unwrap(), role, port, host_id: Node::UNNUMBERED };
+    let node = |name: &str, role, port| Node::new(name.parse().unwrap(), role, port);
     let topology = Topology::new(vec![node("pb1", Role::Primary, 5500), node("pb2", Role::Replica, 5501)]).unwrap();
     let record = Record::new(layers.config().unwrap(), topology).unwrap();
     let directory = StateDirectory::find(Some(root.path())).unwrap().cluster(&record.config.name);

@@ -5,8 +5,8 @@ mod place;
 
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -242,7 +242,7 @@ fn without_docker_it_says_what_to_do_and_changes_nothing() {
     place.refused(&["up", "--docker", &format!("unix://{}", dead.display())], 3, "does not run [docker-unreachable]");
     fs::remove_file(dead).unwrap();
     for far in ["tcp://127.0.0.1:1", "ssh://nobody@127.0.0.1:1"] {
-        place.refused(&["up", "--docker", far], 3, &format!("Docker at {far} does not answer [docker-unreachable]"));
+        place.refused(&["up", "--docker", far], 3, &format!("Docker at {far} does not answer"));
     }
     place.refused(&["up", "--docker", "no-such-context"], 2, "there is no Docker context called \"no-such-context\"");
     place.refused(&["up", "--docker", "ftp://x"], 2, "is no place of Docker: there is no such scheme");
@@ -304,5 +304,49 @@ fn the_dry_run_is_what_docker_takes() {
     fs::remove_dir_all(place.cluster()).unwrap();
     assert!(output.status.success(), "{out}\n{err}");
     assert_eq!((made.len(), out.matches("\n proof\n").count()), (5, 1), "{out}");
+    harbour.assert_nothing_left();
+}
+
+/// The address of this machine that others would use; nothing if it has none.
+fn own_address() -> Option<IpAddr> {
+    // Nothing is sent: the kernel only chooses from where it would be.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_loopback())
+}
+
+#[test]
+fn a_node_may_have_a_docker_of_its_own() {
+    let harbour = Harbour::new(tests::needs_docker!());
+    let place = &harbour.place;
+    let Some(socket) = harbour.docker.host.strip_prefix("unix://") else {
+        return tests::skip("a_node_may_have_a_docker_of_its_own", "needs Docker behind a Unix socket");
+    };
+    // Another way to the same daemon, that is another daemon for all that provision knows.
+    let other = place.root.join("other.sock");
+    symlink(socket, &other).unwrap();
+    let file = place.root.join("cluster.toml");
+    let write = |address: &str| {
+        let node = |name: &str, role: &str, more: &str| {
+            format!("[[node]]\nname = \"{name}\"\nrole = \"{role}\"\n{address}{more}\n")
+        };
+        let docker = format!("docker = \"unix://{}\"", other.display());
+        fs::write(&file, node("w", "primary", "") + &node("r", "replica", &docker)).unwrap();
+    };
+    write("");
+    place.refused(&["up"], 3, "nobody says at which address of its machine one reaches w, r [no-address]");
+    if let Some(address) = own_address() {
+        write(&format!("address = \"{address}\"\n"));
+        let (code, out, err) = place.run(&["up"]);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(out.contains(&format!("host={address} port=")), "{out}");
+        assert_eq!(place.states(), ["running", "running"]);
+        let conninfo = place.ok(&["psql", "r", "--", "-AtXc", "SHOW primary_conninfo"]);
+        assert!(conninfo.contains(&format!("host={address} ")), "{conninfo}");
+        assert_eq!(place.sql("w", "SHOW listen_addresses"), "*");
+        place.ok(&["down", "--purge", "--yes"]);
+    }
+    fs::remove_file(file).unwrap();
+    fs::remove_file(other).unwrap();
     harbour.assert_nothing_left();
 }

@@ -190,8 +190,8 @@ pub trait Runtime {
     /// Where the other nodes reach this one: host and port.
     fn peer_address(&self, node: &Node) -> (String, u16);
 
-    /// From where the nodes may be reached.
-    fn network(&self) -> Network;
+    /// From where these nodes may be reached.
+    fn network(&self, topology: &Topology) -> Network;
 
     /// `command` as one would type it here, outside of the node.
     fn shell(&self, node: &Node, command: &Command) -> String;

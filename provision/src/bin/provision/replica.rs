@@ -1,7 +1,9 @@
 //! `provision replica`: replicas come and go.
 
+use std::net::IpAddr;
+
 use blockdev::{Cancel, Result, ui};
-use provision::topology::Name;
+use provision::topology::{Name, Node};
 use provision::up::new_replica;
 
 use crate::selection::{Selection, make_files_with_their_own_modes, observer};
@@ -24,6 +26,12 @@ enum Command {
         /// Its port on 127.0.0.1; by default a free one.
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         port: Option<u16>,
+        /// Where its Docker is, if not where that of the others is.
+        #[arg(long, value_name = "ENDPOINT")]
+        docker: Option<String>,
+        /// The address of its Docker's machine at which everybody reaches it; by default 127.0.0.1.
+        #[arg(long)]
+        address: Option<IpAddr>,
     },
     /// Stop a replica, drop its slot on the primary, remove its files.
     Remove {
@@ -37,8 +45,9 @@ pub(crate) fn run(args: &Args, selection: &Selection, output: ui::Output) -> Res
     make_files_with_their_own_modes();
     let (cluster, lock) = selection.open_to_change(&Cancel::on_signals()?)?;
     match &args.command {
-        Command::Add { node, port } => {
+        Command::Add { node, port, docker, address } => {
             let replica = new_replica(&selection.state()?, &cluster, node.clone(), *port)?;
+            let replica = Node { docker: docker.clone(), address: *address, ..replica };
             let cluster = cluster.add_replica(replica, &lock, &mut *observer(output))?;
             tell(&cluster, output)
         }

@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn every_node_is_another_host_of_the_same_disk() {
-        let node = |host_id| Node { name: "n".parse().unwrap(), role: Role::Replica, port: 1, host_id };
+        let node = |host_id| Node { host_id, ..Node::new("n".parse().unwrap(), Role::Replica, 1) };
         let (first, second) = (parameters(&node(1)), parameters(&node(2)));
         let differing: Vec<_> = first.iter().zip(&second).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
         assert_eq!(differing, ["polar_hostid"]);

@@ -73,7 +73,7 @@ fn for_any_node(kind: &Kind, cluster: &Cluster, node: &Node, data: &Path) -> Str
     let senders = 10.max(2 * record.topology.replicas().len() + 2).to_string();
     let mut settings = vec![
         ("cluster_name", format!("{}/{}", record.config.name, node.name)),
-        ("listen_addresses", cluster.runtime().network().listen.to_owned()),
+        ("listen_addresses", cluster.runtime().network(&record.topology).listen.to_owned()),
         ("port", node.port.to_string()),
         ("unix_socket_directories", cluster.runtime().sockets(node).to_string_lossy().into_owned()),
         ("hba_file", home.join("pg_hba.conf").to_string_lossy().into_owned()),

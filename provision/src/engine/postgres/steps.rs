@@ -212,7 +212,7 @@ pub(in crate::engine) fn configure<'a>(engine: &'a Postgres, cluster: &'a Cluste
     let home = runtime.home(node);
     let data = Postgres::data(cluster, node);
     let (hba, conf, passwords) = (home.join("pg_hba.conf"), home.join("postgresql.conf"), home.join("pgpass"));
-    let hba_text = conf::pg_hba_conf(&cluster.record.config, runtime.network());
+    let hba_text = conf::pg_hba_conf(&cluster.record.config, runtime.network(&cluster.record.topology));
     let mut shown = vec![
         runtime.shell_write(node, &hba, &here(&hba_text)),
         runtime.shell_write(node, &conf, &conf::shell_postgresql_conf(engine.kind, cluster, node, &data)),

@@ -2,6 +2,7 @@
 //! cluster's label; what does not is somebody else's, whatever it is called.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use blockdev::{Error, ErrorKind, Result};
@@ -16,7 +17,7 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 
 use super::client::Client;
-use super::{Docker, HOME};
+use super::{Docker, HOME, LOOPBACK};
 use crate::runtime::{Device, quote};
 use crate::topology::Node;
 
@@ -103,7 +104,10 @@ impl Docker {
     pub(super) fn make_container(&self, client: &Client, node: &Node, devices: &[Device]) -> Result<()> {
         let name = self.container_name(node);
         let port = format!("{}/tcp", node.port);
-        let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(node.port.to_string()) };
+        let binding = PortBinding {
+            host_ip: Some(node.address.unwrap_or(LOOPBACK).to_string()),
+            host_port: Some(node.port.to_string()),
+        };
         let mapping = |device: &Device| DeviceMapping {
             path_on_host: Some(text(&device.path)),
             path_in_container: Some(text(&device.on_node)),
@@ -157,7 +161,11 @@ impl Docker {
             .map_err(|error| {
                 let taken =
                     error.to_string().contains("already allocated") || error.to_string().contains("already in use");
-                if taken { error.with_hint(format!("stop what has port {} of 127.0.0.1", node.port)) } else { error }
+                if taken {
+                    error.with_hint(format!("stop what has port {} of {}", node.port, node.address.unwrap_or(LOOPBACK)))
+                } else {
+                    error
+                }
             })
     }
 
@@ -304,7 +312,7 @@ impl Docker {
             format!("{docker} run --detach --name {name} --hostname {} {labels} --user root", node.name),
             format!("--network {} --network-alias {}", self.network_name(), node.name),
             format!("--mount type=volume,src={name},dst={HOME}"),
-            format!("--publish 127.0.0.1:{0}:{0}", node.port),
+            format!("--publish {}:{}", SocketAddr::new(node.address.unwrap_or(LOOPBACK), node.port), node.port),
             format!("--shm-size {}", self.limits.shm_size.bytes()),
             "--security-opt no-new-privileges".to_owned(),
         ];

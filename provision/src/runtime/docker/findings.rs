@@ -24,6 +24,7 @@ pub(super) fn all(docker: &Docker, topology: &Topology) -> Result<Vec<Finding>> 
             }
         }
     }
+    findings.extend(without_address(docker, topology)?);
     if reachable {
         for node in topology.nodes() {
             findings.extend(of_node(docker, node)?);
@@ -43,18 +44,7 @@ fn unusable(kind: ErrorKind) -> &'static str {
 fn of_machine(docker: &Docker, client: &Client) -> Result<Vec<Finding>> {
     let info = client.call(|| "cannot ask Docker about its machine".to_owned(), async |docker| docker.info().await)?;
     let memory = info.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).map(ByteSize::new);
-    let mut findings = limits(docker.limits, memory, info.memory_limit);
-    if !client.endpoint.is_here() {
-        findings.push(Finding::error(
-            "docker-elsewhere",
-            format!(
-                "Docker at {} is on another machine, and the nodes' ports would be on its own 127.0.0.1",
-                client.endpoint
-            ),
-            "run provision on that machine",
-        ));
-    }
-    Ok(findings)
+    Ok(limits(docker.limits, memory, info.memory_limit))
 }
 
 /// What is asked for and cannot be had of a machine with so much memory.
@@ -87,6 +77,24 @@ fn limits(limits: Limits, memory: Option<ByteSize>, enforced: Option<bool>) -> V
     findings
 }
 
+/// Nodes on several machines, or on another one than this, reach each other by address.
+fn without_address(docker: &Docker, topology: &Topology) -> Result<Option<Finding>> {
+    let several = docker.one_per_daemon(topology)?.len() > 1;
+    let mut missing = Vec::new();
+    for node in topology.nodes() {
+        if node.address.is_none() && (several || !docker.endpoint(node)?.is_here()) {
+            missing.push(node.name.as_str());
+        }
+    }
+    Ok((!missing.is_empty()).then(|| {
+        Finding::error(
+            "no-address",
+            format!("not all nodes are on this machine, and nobody says at which address of its machine one reaches {}", missing.join(", ")),
+            "give each node its address: address = \"10.0.0.5\" below [[node]], or --address for a replica that is added",
+        )
+    }))
+}
+
 fn of_node(docker: &Docker, node: &Node) -> Result<Vec<Finding>> {
     let client = docker.client(node)?;
     let mut findings = Vec::new();
@@ -94,7 +102,7 @@ fn of_node(docker: &Docker, node: &Node) -> Result<Vec<Finding>> {
     let runs = container.as_ref().is_ok_and(|container| container.as_ref().is_some_and(|container| container.running));
     findings.extend(foreign("foreign-container", container));
     findings.extend(foreign("foreign-volume", docker.has_volume(&client, node)));
-    if client.endpoint.is_here() && !runs && !ports::is_free(node.port) {
+    if client.endpoint.is_here() && node.address.is_none() && !runs && !ports::is_free(node.port) {
         findings.push(ports::taken(node));
     }
     Ok(findings)

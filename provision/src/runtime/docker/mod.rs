@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ pub use endpoint::{Endpoint, Transport};
 
 /// Where a node's files are in its container.
 const HOME: &str = "/var/lib/onedisk";
+/// Where a node's port is published unless somebody says otherwise: nobody but this machine comes in.
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// In a container: it is ready. It is written last, and goes with the container.
 const READY: &str = "/etc/onedisk";
 /// The label of commands that run to their end.
@@ -110,8 +113,8 @@ impl Docker {
         }
     }
 
-    fn endpoint(&self, _node: &Node) -> Result<Endpoint> {
-        Endpoint::find(self.endpoint.as_deref())
+    fn endpoint(&self, node: &Node) -> Result<Endpoint> {
+        Endpoint::find(node.docker.as_deref().or(self.endpoint.as_deref()))
     }
 
     /// The daemon of `node`, connected to once.
@@ -230,12 +233,16 @@ impl Docker {
 
     /// `docker`, and to which daemon.
     fn shell_docker(&self, node: &Node) -> String {
-        match self.endpoint(node) {
-            Ok(endpoint) if endpoint.to_string().contains("://") && self.endpoint.is_some() => {
-                format!("docker --host {endpoint}")
-            }
-            Ok(endpoint) if !endpoint.to_string().contains("://") => format!("docker --context {endpoint}"),
-            _ => "docker".to_owned(),
+        let Ok(endpoint) = self.endpoint(node) else { return "docker".to_owned() };
+        // What Docker's own client would use needs not be said.
+        if Endpoint::find(None).is_ok_and(|default| default == endpoint) {
+            return "docker".to_owned();
+        }
+        let endpoint = endpoint.to_string();
+        if endpoint.contains("://") {
+            format!("docker --host {endpoint}")
+        } else {
+            format!("docker --context {endpoint}")
         }
     }
 
@@ -341,16 +348,19 @@ impl Runtime for Docker {
     }
 
     fn address(&self, node: &Node) -> (String, u16) {
-        ("127.0.0.1".to_owned(), node.port)
+        (node.address.unwrap_or(LOOPBACK).to_string(), node.port)
     }
 
     fn peer_address(&self, node: &Node) -> (String, u16) {
-        (node.name.to_string(), node.port)
+        // On one machine by the name that its network knows, from any other by its address.
+        (node.address.map_or_else(|| node.name.to_string(), |address| address.to_string()), node.port)
     }
 
-    fn network(&self) -> Network {
-        // What comes through a published port comes from the network's own gateway.
-        Network { listen: "*", clients: "samenet" }
+    fn network(&self, topology: &Topology) -> Network {
+        // What comes through a port of 127.0.0.1 comes from the network's own gateway; from other machines it comes from
+        // anywhere.
+        let elsewhere = topology.nodes().iter().any(|node| node.address.is_some());
+        Network { listen: "*", clients: if elsewhere { "all" } else { "samenet" } }
     }
 
     fn shell(&self, node: &Node, command: &Command) -> String {

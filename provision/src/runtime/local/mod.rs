@@ -293,7 +293,7 @@ impl Runtime for Local {
         ("127.0.0.1".to_owned(), node.port)
     }
 
-    fn network(&self) -> Network {
+    fn network(&self, _topology: &Topology) -> Network {
         Network { listen: "127.0.0.1", clients: "127.0.0.1/32" }
     }
 
