@@ -2,7 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 fn help(program: &str, command: &[String]) -> String {
-    let out = tests::program(program).args(command).arg("--help").env_remove("COLUMNS").output().unwrap();
+    let mut asked = tests::program(program);
+    // The width of the lines, and the values of options that the environment may set, are not the program's own.
+    for (name, _) in std::env::vars_os() {
+        if name == "COLUMNS" || name.to_string_lossy().starts_with("PROVISION_") {
+            asked.env_remove(name);
+        }
+    }
+    let out = asked.args(command).arg("--help").output().unwrap();
     assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
     String::from_utf8(out.stdout).unwrap()
 }
@@ -37,4 +44,14 @@ fn vdisk() {
 #[test]
 fn bench() {
     insta::assert_snapshot!(everything("bench"));
+}
+
+#[test]
+fn pfs() {
+    insta::assert_snapshot!(everything("pfs"));
+}
+
+#[test]
+fn provision() {
+    insta::assert_snapshot!(everything("provision"));
 }
