@@ -51,11 +51,13 @@ pub fn skip(test: &str, why: &str) {
 /// Says and notes that a test is skipped, as [`skip`] does, also in CI: for what cannot be had there.
 pub fn say_skipped(test: &str, why: &str) {
     // Unlike `eprintln!`, this is not captured.
-    let _ = writeln!(std::io::stderr().lock(), "SKIPPED {test}: {why}");
+    let line = format!("{test}: {why}\n");
+    // In one piece each: tests run side by side.
+    let _ = std::io::stderr().write_all(format!("SKIPPED {line}").as_bytes());
     if let Some(path) = std::env::var_os("ONEDISK_SKIPPED")
         && let Ok(mut file) = File::options().create(true).append(true).open(path)
     {
-        let _ = writeln!(file, "{test}: {why}");
+        let _ = file.write_all(line.as_bytes());
     }
 }
 
