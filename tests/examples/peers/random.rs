@@ -42,10 +42,12 @@ impl Job<'_> {
             let Some([Some(pattern), Some(block), Some(depth)]) = load else { continue };
             ui::notice(&format!("Once more, since bench reached {ratio:.3} of fio's IOPS: {name}"));
             let again = self.measure([&pattern, &block, &depth], self.rounds * AGAIN, cancel)?;
+            let ratio_again =
+                again.cells.iter().find_map(iops_ratio).map_or("nothing".to_owned(), |ratio| format!("{ratio:.3}"));
             let text = format!(
-                "{name}: bench reached {ratio:.3} of fio's IOPS in {} rounds, {} in {} more, which count",
+                "{name}: bench reached {ratio:.3} of fio's IOPS (rounds: {}), and {ratio_again} when measured again (rounds: {}), \
+                 which counts",
                 self.rounds,
-                again.cells.iter().find_map(iops_ratio).map_or("nothing".to_owned(), |ratio| format!("{ratio:.3}")),
                 self.rounds * AGAIN
             );
             run.findings.push(Finding::new(Severity::Note, "random-again", text));
