@@ -1,6 +1,8 @@
 //! Whether a disk may become a volume: never by accident over what somebody may want to keep.
 
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use blockdev::signature::Contents;
 use blockdev::usage::{self, Use};
@@ -9,12 +11,13 @@ use blockdev::{Error, Result};
 use crate::format::{Bda, CHUNK_SIZE, ChunkHeader, ChunkId, SECTOR_SIZE, has_magic};
 use crate::volume::{Device, Holder};
 
+/// For how long somebody may look at a disk before that counts as using it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Refuses to make a volume where something is. With `force` the person has said that it may go; what is mounted, or what
 /// another device stands on, they cannot say so of.
 pub(super) fn may_overwrite(path: &Path, force: bool) -> Result<()> {
-    let mut contents = Contents::of(path, &[])?;
-    // This process has it open itself, to lock it.
-    contents.uses.retain(|used| !matches!(used, Use::Open { pid, .. } if *pid == std::process::id()));
+    let mut contents = settled(path)?;
     let (open, held): (Vec<Use>, Vec<Use>) =
         contents.uses.into_iter().partition(|used| matches!(used, Use::Open { .. }));
     if let Some(first) = held.first() {
@@ -38,6 +41,21 @@ pub(super) fn may_overwrite(path: &Path, force: bool) -> Result<()> {
         return Err(Error::refused(format!("{} holds {volume}", path.display())).with_hint(hint));
     }
     contents.refuse_to_overwrite(path).map_err(|error| error.with_hint(hint))
+}
+
+/// What is on a disk, and who uses it, once those have closed it again who only look at it, as udev does whenever one changes.
+fn settled(path: &Path) -> Result<Contents> {
+    let start = Instant::now();
+    loop {
+        let mut contents = Contents::of(path, &[])?;
+        // This process has it open itself, to lock it.
+        contents.uses.retain(|used| !matches!(used, Use::Open { pid, .. } if *pid == std::process::id()));
+        let is_open = contents.uses.iter().any(|used| matches!(used, Use::Open { .. }));
+        if !is_open || start.elapsed() >= PATIENCE {
+            return Ok(contents);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What volume a disk holds, in words.
