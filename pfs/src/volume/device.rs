@@ -81,9 +81,7 @@ impl Device {
     }
 
     fn over(mut file: File, path: &Path, engine: Choice) -> Result<Self> {
-        let size = ByteSize::new(
-            file.seek(SeekFrom::End(0)).context(|| format!("cannot see how large {} is", path.display()))?,
-        );
+        let size = measure(&mut file, path)?;
         let config = Config::new(QUEUE_DEPTH, QUEUE_DEPTH, IO_MAX);
         let engine = Engine::open(engine, &config, vec![Target::new(file, path)])?;
         Ok(Self { engine, path: path.to_owned(), size, witness: None })
@@ -108,10 +106,19 @@ impl Device {
         &self.path
     }
 
-    /// How large it is.
+    /// How large it is, or was when that was last looked at.
     #[must_use]
     pub fn size(&self) -> ByteSize {
         self.size
+    }
+
+    /// Looks how large it is by now.
+    ///
+    /// # Errors
+    /// When that cannot be seen.
+    pub(super) fn measure(&mut self) -> Result<()> {
+        self.size = measure(&mut self.engine.targets()[0].file(), &self.path)?;
+        Ok(())
     }
 
     /// Fills `into` from the device.
@@ -287,6 +294,12 @@ fn open_file(path: &Path, write: bool) -> std::io::Result<File> {
     options.read(true).write(write);
     let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
     direct.or_else(|_| options.open(path))
+}
+
+/// How large a file or device is.
+fn measure(file: &mut impl Seek, path: &Path) -> Result<ByteSize> {
+    let end = file.seek(SeekFrom::End(0)).context(|| format!("cannot see how large {} is", path.display()))?;
+    Ok(ByteSize::new(end))
 }
 
 /// One read: whole sectors, of which some bytes at both ends may be of no interest.

@@ -41,6 +41,9 @@ struct Known {
 #[derive(Debug, Default)]
 struct Progress {
     stop: bool,
+    /// How often somebody wanted to know whether the volume was grown, and how often that was looked at.
+    asked: u64,
+    answered: u64,
     /// How often what is known changed.
     changes: u64,
     /// Why the last look failed, if it did.
@@ -100,6 +103,24 @@ impl Follower {
         }
     }
 
+    /// Looks whether the volume was [grown](crate::growfs), and waits until what is known is of all its chunks. What is in
+    /// new chunks is found without this, but not how much there is room for.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn regrow(&self) -> Result<()> {
+        let mut progress = lock(&self.shared.progress);
+        progress.asked += 1;
+        let asked = progress.asked;
+        self.shared.moved.notify_all();
+        while progress.answered < asked && !self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            progress =
+                self.shared.moved.wait_timeout(progress, LOOK_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(progress);
+        self.check()
+    }
+
     /// Waits until what is known is as it should be, or the time is up. Returns whether it is.
     pub fn wait(&self, timeout: Duration, is_there: impl Fn(&Metadata, &LeaderRecord) -> bool) -> bool {
         let deadline = Instant::now() + timeout;
@@ -140,7 +161,7 @@ impl Shared {
             let mut progress = lock(&self.progress);
             loop {
                 let left = due.saturating_duration_since(Instant::now());
-                if progress.stop || left.is_zero() {
+                if progress.stop || progress.asked > progress.answered || left.is_zero() {
                     break;
                 }
                 progress = self.moved.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -148,8 +169,9 @@ impl Shared {
             if progress.stop {
                 return;
             }
+            let (asked, answered) = (progress.asked, progress.answered);
             drop(progress);
-            let outcome = volume.follow();
+            let outcome = if asked > answered { volume.follow_growth() } else { volume.follow() };
             let changed = matches!(outcome, Ok(Change::Objects(_) | Change::All));
             if changed {
                 let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -165,7 +187,8 @@ impl Shared {
                 let source = std::error::Error::source(&error);
                 source.map_or(error.to_string(), |source| format!("{error}: {source}"))
             });
-            if changed {
+            progress.answered = asked;
+            if changed || asked > answered {
                 self.moved.notify_all();
             }
         }

@@ -103,6 +103,7 @@ fn has_room(device: &Device) -> Result<()> {
 
 /// The header of chunk 0 of what is a volume known here, and wholly on its device.
 pub(crate) fn read_first_header(device: &mut Device) -> Result<ChunkHeader> {
+    device.measure()?;
     has_room(device)?;
     let path = device.path().display().to_string();
     let mut sector = [0; SECTOR_SIZE];
@@ -134,6 +135,20 @@ fn read_metadata(device: &mut Device, first: &ChunkHeader) -> Result<Metadata> {
     read_sets(device, headers)
 }
 
+/// The chunks by which a volume was grown that had so many, for who is its only writer: none of them was ever used.
+pub(super) fn read_growth(device: &mut Device, known: usize) -> Result<Vec<Chunk>> {
+    let first = read_first_header(device)?;
+    if (first.chunks.get() as usize) < known {
+        let problem = format!("{} chunks, which were {known}", first.chunks);
+        return Err(Damage::new("header of chunk 0", Bda::new(0), "ck_nchunk", problem).into());
+    }
+    let headers = read_headers(device, first.chunks)?;
+    let new = headers.into_iter().skip(known).map(|(_, header)| header).collect::<Result<_, _>>()?;
+    let chunks = read_chunks(device, new)?;
+    chunks.iter().try_for_each(Chunk::is_fresh)?;
+    Ok(chunks)
+}
+
 /// The headers of all chunks.
 pub(crate) fn read_headers(
     device: &mut Device,
@@ -148,10 +163,14 @@ pub(crate) fn read_headers(
 
 /// The objects of all chunks.
 pub(crate) fn read_sets(device: &mut Device, headers: Vec<ChunkHeader>) -> Result<Metadata> {
+    Ok(Metadata::new(read_chunks(device, headers)?))
+}
+
+fn read_chunks(device: &mut Device, headers: Vec<ChunkHeader>) -> Result<Vec<Chunk>> {
     let mut chunks: Vec<Chunk> = headers.into_iter().map(Chunk::new).collect();
     let sets = chunks.iter_mut().flat_map(Chunk::sets_mut);
     device.read_parts(sets.map(|(at, into)| Part { at, into }))?;
-    Ok(Metadata::new(chunks))
+    Ok(chunks)
 }
 
 /// Sees that the place from which the leader record is read is that of `.pfs-paxos`.

@@ -43,6 +43,29 @@ impl Chunk {
             .zip(&mut self.sets)
             .map(move |(kind, set)| (Bda::new(start.bytes() + kind.offset()), set.as_flattened_mut()))
     }
+
+    /// Sees that it is as growing a volume leaves it: all its objects right, and all of them free but its first block, in
+    /// which they are.
+    pub(super) fn is_fresh(&self) -> Result<(), Damage> {
+        fn each<N: Number>(
+            chunk: &Chunk,
+            parse: impl Fn(&ObjectBytes, Bda) -> Result<bool, Damage>,
+        ) -> Result<(), Damage> {
+            let numbers = (0..N::KIND.per_chunk()).filter_map(|index| N::new(chunk.header.id, index));
+            for (number, bytes) in numbers.zip(&chunk.sets[N::KIND as usize - 1]) {
+                check_object(bytes, number)?;
+                let expected = N::KIND == Kind::Blktag && number.index() == 0;
+                if parse(bytes, number.slot().start())? != expected {
+                    let problem = format!("{}, but its chunk is new", u8::from(!expected));
+                    return Err(damage(number, "mo_used", problem));
+                }
+            }
+            Ok(())
+        }
+        each::<BlktagNo>(self, |bytes, at| Ok(matches!(Blktag::parse(bytes, at)?.state, BlktagState::Used { .. })))?;
+        each::<DirentryNo>(self, |bytes, at| Ok(Direntry::parse(bytes, at)?.state != DirentryState::Free))?;
+        each::<InodeNo>(self, |bytes, at| Ok(Inode::parse(bytes, at)?.is_used()))
+    }
 }
 
 /// A block in the list of a file's blocks.
@@ -60,6 +83,14 @@ impl Metadata {
     /// The metadata of these chunks, of which there is at least one.
     pub(super) fn new(chunks: Vec<Chunk>) -> Self {
         Self { chunks }
+    }
+
+    /// Takes in the chunks by which the volume was grown.
+    pub(super) fn extend(&mut self, chunks: impl IntoIterator<Item = Chunk>) {
+        self.chunks.extend(chunks);
+        if let Some(count) = self.chunks.last().map(|last| last.header.chunks) {
+            self.chunks.iter_mut().for_each(|chunk| chunk.header.chunks = count);
+        }
     }
 
     /// The headers of its chunks, in order.

@@ -89,6 +89,21 @@ impl Volume {
         Ok(!matches!(self.follow()?, Change::Nothing))
     }
 
+    /// As [`refresh`](Self::refresh), and sees also that the volume was [grown](crate::growfs), which its journal does not
+    /// say: whatever is in the new chunks is found without this, but not how much there is room for.
+    ///
+    /// # Errors
+    /// As [`refresh`](Self::refresh).
+    pub fn regrow(&mut self) -> Result<bool> {
+        Ok(!matches!(self.follow_growth()?, Change::Nothing))
+    }
+
+    /// As [`regrow`](Self::regrow), and says what changed.
+    fn follow_growth(&mut self) -> Result<Change> {
+        let first = load::read_first_header(&mut self.device)?;
+        if first.chunks.get() as usize == self.metadata.headers().len() { self.follow() } else { self.reload() }
+    }
+
     /// As [`refresh`](Self::refresh), and says what changed.
     fn follow(&mut self) -> Result<Change> {
         let latest = load::read_leader(&mut self.device);
@@ -99,6 +114,10 @@ impl Volume {
             return Ok(Change::Objects(changed));
         }
         // Trimmed meanwhile, overwritten meanwhile, grown meanwhile, or damaged: loading finds out.
+        self.reload()
+    }
+
+    fn reload(&mut self) -> Result<Change> {
         let loaded = load::load(&mut self.device, Load::default())?;
         (self.metadata, self.journal, self.leader) = (loaded.metadata, loaded.journal, loaded.leader);
         Ok(Change::All)

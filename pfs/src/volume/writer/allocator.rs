@@ -45,9 +45,14 @@ impl Free {
 impl Allocator {
     /// What is free in a volume.
     pub(super) fn new(metadata: &Metadata) -> Result<Self, Damage> {
-        let mut chunks = Vec::new();
-        let mut ready = Ready::new();
-        for header in metadata.headers() {
+        let mut allocator = Self { chunks: Vec::new(), ready: Ready::new() };
+        allocator.extend(metadata)?;
+        Ok(allocator)
+    }
+
+    /// Takes in what is free in chunks that were not known yet.
+    pub(super) fn extend(&mut self, metadata: &Metadata) -> Result<(), Damage> {
+        for header in metadata.headers().skip(self.chunks.len()) {
             let mut sets = <[Free; 3]>::default();
             for (kind, set) in Kind::ALL.into_iter().zip(&mut sets) {
                 let free = metadata.set(header.id, kind).iter().enumerate().filter(|(_, bytes)| !is_used(bytes));
@@ -58,15 +63,15 @@ impl Allocator {
                         continue;
                     };
                     match metadata.blktag(block)?.state {
-                        BlktagState::Free { discard: DiscardState::Ready, .. } => ready.insert(block),
+                        BlktagState::Free { discard: DiscardState::Ready, .. } => self.ready.insert(block),
                         BlktagState::Free { discard: DiscardState::InProgress, .. } => set.set(index, false),
                         _ => {}
                     }
                 }
             }
-            chunks.push(sets);
+            self.chunks.push(sets);
         }
-        Ok(Self { chunks, ready })
+        Ok(())
     }
 
     /// Takes a free object, if there is one: the first in the chunk that has the most. Of blocks, rather one that was used

@@ -22,7 +22,7 @@ use crate::format::{
 use super::super::device::{Device, OpenFile, Source};
 use super::super::journal::Journal;
 use super::super::load;
-use super::super::metadata::Metadata;
+use super::super::metadata::{Chunk, Metadata};
 use super::Fence;
 
 /// How many transactions stay in the journal at least. A reader of the original's that fell further behind dies; it looks
@@ -65,6 +65,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<Vec<Object>>,
+    /// Chunks by which the volume was grown; what is handed in after them may have objects of theirs.
+    grown: Vec<Chunk>,
     /// How many transactions were ever handed in, and how many of them count.
     appended: u64,
     committed: u64,
@@ -166,6 +168,11 @@ impl Log {
         Ticket(queue.appended)
     }
 
+    /// Takes in chunks by which the volume was grown.
+    pub(super) fn extend(&self, chunks: Vec<Chunk>) {
+        lock(&self.shared.queue).grown.extend(chunks);
+    }
+
     /// Whether a transaction, and all before it, count.
     ///
     /// # Errors
@@ -258,6 +265,7 @@ impl Shared {
                 }
             }
             let waiting = std::mem::take(&mut queue.waiting);
+            writer.metadata.extend(queue.grown.drain(..));
             let (empty, close) = (queue.empty, queue.close);
             drop(queue);
             let count = waiting.len() as u64;

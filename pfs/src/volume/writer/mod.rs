@@ -17,6 +17,7 @@ mod operations;
 mod pieces;
 mod plan;
 mod ready;
+mod regrow;
 mod sectors;
 mod state;
 mod transaction;

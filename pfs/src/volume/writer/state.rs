@@ -6,11 +6,11 @@ use blockdev::{Error, Result};
 use nix::errno::Errno;
 
 use crate::format::{
-    BlktagNo, BlktagState, Content, DirentryNo, DirentryState, Head, Inode, InodeNo, NAME_MAX, Number, Object,
+    BlktagNo, BlktagState, Content, Damage, DirentryNo, DirentryState, Head, Inode, InodeNo, NAME_MAX, Number, Object,
 };
 
 use super::super::data::{FileMap, MappedBlock};
-use super::super::metadata::Metadata;
+use super::super::metadata::{Chunk, Metadata};
 use super::super::name::{Name, VolumePath};
 use super::super::tree::{FileKind, Stat};
 use super::Handle;
@@ -62,6 +62,15 @@ impl State {
 
     pub(super) fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// Takes in the chunks by which the volume was grown.
+    ///
+    /// # Errors
+    /// When they are damaged.
+    pub(super) fn extend(&mut self, chunks: Vec<Chunk>) -> Result<(), Damage> {
+        self.metadata.extend(chunks);
+        self.allocator.extend(&self.metadata)
     }
 
     /// Starts a transaction, which sees what was done before it.
