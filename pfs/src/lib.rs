@@ -33,4 +33,5 @@ pub mod format;
 pub mod growfs;
 pub mod mkfs;
 pub mod mount;
+pub mod proto;
 pub mod volume;
