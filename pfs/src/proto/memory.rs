@@ -132,9 +132,10 @@ impl Region {
         if field(4) != VERSION {
             return Ok(Found::Foreign);
         }
-        let shape = (u64::from(field(16)) | u64::from(field(20)) << 32, field(24), field(28));
-        let number = self.number;
-        let expected = (number.unit() as u64, u32::from(number.channels()), number.index() as u32);
+        // After this comes the region's number, on which nobody relies: the original wipes it out as it makes the region, and
+        // writes it when it takes the region over.
+        let shape = (u64::from(field(16)) | u64::from(field(20)) << 32, field(24));
+        let expected = (self.number.unit() as u64, u32::from(self.number.channels()));
         if shape == expected { Ok(Found::Ours) } else { Err(format!("its shape is {shape:?} instead of {expected:?}")) }
     }
 
@@ -148,7 +149,6 @@ impl Region {
         {
             put(12, number.size() as u32);
             put(16, number.unit() as u32);
-            put(28, number.index() as u32);
         }
         put(20, 0);
         put(24, u32::from(number.channels()));
@@ -337,6 +337,13 @@ impl<'a> Slot<'a> {
     /// Puts a response there.
     pub fn put_response(self, bytes: &ResponseBytes) {
         self.channel.copy_in(self.response_at() + RESPONSE.start, bytes);
+    }
+
+    /// For which mount its request is; after ESTALE, on which to try anew.
+    #[must_use]
+    pub fn mount(self) -> super::MountId {
+        let at = self.request_at() + REQUEST.start;
+        super::MountId(self.channel.word32(at).load(Ordering::Relaxed).cast_signed())
     }
 
     /// Tells a client on which mount to try anew: the first field of its request.

@@ -158,9 +158,21 @@ pub fn post(word: &impl Atomic64, owner: Owner) -> bool {
     word.exchange(old.0, old.in_state(SlotState::WaitReply).0)
 }
 
+/// Client: takes back what no daemon has taken. Returns whether it could; it has the slot then as after [`claim`].
+pub fn withdraw(word: &impl Atomic64, owner: Owner) -> bool {
+    let old = SlotWord::new(owner, SlotState::WaitReply);
+    word.exchange(old.0, old.in_state(SlotState::Alloc).0)
+}
+
 /// Client: whether the answer is there.
 pub fn is_answered(word: &impl Atomic64, owner: Owner) -> bool {
     word.look() == SlotWord::new(owner, SlotState::WaitRelease).0
+}
+
+/// Client: whether the slot is still its own, however far it is. It is not once a daemon has closed the connection.
+pub fn is_owned(word: &impl Atomic64, owner: Owner) -> bool {
+    let word = SlotWord(word.look());
+    word.owner() == owner && word.state() != Some(SlotState::Free)
 }
 
 /// Client: gives back what it claimed or was answered in. Returns false where somebody else changed the slot.
@@ -193,12 +205,14 @@ pub fn finish(word: &impl Atomic64, taken: SlotWord) -> bool {
 
 /// Daemon: frees a slot in which it saw `seen`, and whose owner is gone. Returns whether it still stood so.
 pub fn reclaim(word: &impl Atomic64, bitmap: &impl Atomic64, slot: SlotNo, seen: SlotWord) -> bool {
-    // The other way round than a client gives it back: a bit that is set on a word that is used is looked at and passed over.
-    let freed = word.exchange(seen.0, SlotWord::new(Owner::NOBODY, SlotState::Free).0);
-    if freed {
-        bitmap.set(slot.bit());
+    // Made its own first, and then given back as a client does. Were it free before its bit is set, whoever claims it between
+    // would clear the bit before that: the daemon would see a free slot and never the request in it.
+    let own = SlotWord::new(Owner::NOBODY, SlotState::Alloc);
+    if !word.exchange(seen.0, own.0) {
+        return false;
     }
-    freed
+    bitmap.set(slot.bit());
+    word.exchange(own.0, SlotWord::new(Owner::NOBODY, SlotState::Free).0)
 }
 
 #[cfg(test)]
