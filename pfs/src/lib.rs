@@ -8,6 +8,7 @@
 //! - [`volume`]: a volume open for reading, while somebody may be writing it; and open for [writing](volume::writer);
 //! - [`mod@mkfs`] makes a volume, [`mod@growfs`] grows it;
 //! - [`mod@check`]: what is wrong with a volume; [`diff`]: how two differ; [`copy`]: out of one and into one;
+//! - [`proto`]: what a process of the database and `pfsd` say to each other; [`client`]: the process's side;
 //! - [`mod@mount`]: one as a directory of the host, read-only.
 //!
 //! ```no_run
@@ -27,6 +28,7 @@
 //! tools made, of which the tests carry some.
 
 pub mod check;
+pub mod client;
 pub mod copy;
 pub mod diff;
 pub mod format;

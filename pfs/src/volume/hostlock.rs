@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use blockdev::ui::needs_root;
 use blockdev::{Context, Error, ErrorKind, Result, loopdev};
@@ -28,6 +28,8 @@ pub enum Region {
     Host(u8),
     /// The number of chunks: for growing a volume.
     Chunks,
+    /// What a tool locks that asks a pfsd to write for it.
+    Tools,
 }
 
 /// A lock on a device, held until dropped or until the process ends. Nothing for a file, which the original does not know.
@@ -51,8 +53,18 @@ impl HostLock {
         if !metadata.file_type().is_block_device() {
             return Ok(Self { _files: Vec::new() });
         }
-        let files = names(path)?.iter().map(|name| lock(path, name, region)).collect::<Result<_>>()?;
+        let directory = Path::new(DIRECTORY);
+        let what = path.display().to_string();
+        let files = names(path)?.iter().map(|name| lock(directory, &what, name, region)).collect::<Result<_>>()?;
         Ok(Self { _files: files })
+    }
+
+    /// Locks the disk of this name, as who asks a pfsd to write does. The locks are in `directory`.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn of_disk(directory: &Path, disk: &str, region: Region) -> Result<Self> {
+        Ok(Self { _files: vec![lock(directory, disk, disk, region)?] })
     }
 }
 
@@ -73,14 +85,16 @@ fn disk_name(path: &Path) -> Option<String> {
     Some(below.to_string_lossy().replace('/', "_"))
 }
 
-fn lock(device: &Path, name: &str, region: Region) -> Result<File> {
-    let path = PathBuf::from(DIRECTORY).join(format!("{name}-paxos-hostid"));
+/// Locks what is called `name`, and in messages `what`.
+fn lock(directory: &Path, what: &str, name: &str, region: Region) -> Result<File> {
+    let path = directory.join(format!("{name}-paxos-hostid"));
     let file = needs_root(open(&path).context(|| format!("cannot open {}", path.display())))?;
     let (start, len) = match region {
         // To the end, wherever that is.
         Region::All => (0, 0),
         Region::Host(host) => (i64::from(host) * HOST, HOST),
         Region::Chunks => (255 * HOST, HOST),
+        Region::Tools => (256 * HOST, HOST),
     };
     #[allow(clippy::cast_possible_truncation, reason = "both are small constants")]
     let wanted = libc::flock {
@@ -98,8 +112,7 @@ fn lock(device: &Path, name: &str, region: Region) -> Result<File> {
             let _ = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut holder));
             let who = process(holder.l_pid)
                 .map_or_else(|| "another process".to_owned(), |name| format!("{name} (pid {})", holder.l_pid));
-            let error =
-                Error::io(format!("{} is locked by {who}, in {}", device.display(), path.display()), Errno::EAGAIN);
+            let error = Error::io(format!("{what} is locked by {who}, in {}", path.display()), Errno::EAGAIN);
             Err(error
                 .with_kind(ErrorKind::Refused)
                 .with_hint("a pfsd or a `pfs` command of this machine is using it: end that first"))
@@ -110,8 +123,8 @@ fn lock(device: &Path, name: &str, region: Region) -> Result<File> {
 
 /// Opens the file, and makes it where it is missing, for everybody to lock, as the original does.
 fn open(path: &Path) -> io::Result<File> {
-    if !Path::new(DIRECTORY).exists() {
-        fs::create_dir_all(DIRECTORY)?;
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+        fs::create_dir_all(directory)?;
     }
     let options = || {
         let mut options = OpenOptions::new();

@@ -1,6 +1,7 @@
 //! The volumes that the original made, and what it says of them.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub mod daemon;
 pub mod fuzz;
 pub mod image;
 pub mod large;
