@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,6 +22,17 @@ static OURS: AtomicI32 = AtomicI32::new(0);
 pub struct Docker {
     /// What DOCKER_HOST has to be.
     pub host: String,
+    /// The other way to it, if it is one of our own.
+    pub tls: Option<Tls>,
+}
+
+/// A port of a daemon that lets in who has a certificate.
+#[derive(Debug)]
+pub struct Tls {
+    /// What DOCKER_HOST has to be.
+    pub host: String,
+    /// What DOCKER_CERT_PATH has to be.
+    pub certificates: PathBuf,
 }
 
 impl Docker {
@@ -63,8 +75,8 @@ fn set_up() -> Result<Docker, &'static str> {
     let lock = File::create(directory.join("lock")).expect("target/docker can be locked");
     lock.lock().expect("target/docker can be locked");
     let given = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
-    let host = if answers(&given) {
-        given
+    let (host, tls) = if answers(&given) {
+        (given, None)
     } else if !crate::is_root() {
         return Err("needs Docker: start it, and let this user use it");
     } else if Command::new("dockerd").arg("--version").stdout(Stdio::null()).status().is_err() {
@@ -78,7 +90,7 @@ fn set_up() -> Result<Docker, &'static str> {
         }
         make_image(&host, &directory);
     }
-    Ok(Docker { host })
+    Ok(Docker { host, tls })
 }
 
 /// `target/docker`.
@@ -98,7 +110,7 @@ fn answers(host: &str) -> bool {
 }
 
 /// Starts a daemon that ends with this process.
-fn start(directory: &Path) -> String {
+fn start(directory: &Path) -> (String, Option<Tls>) {
     const PATIENCE: Duration = Duration::from_secs(60);
     // The paths of its sockets have 107 bytes.
     let run = PathBuf::from(format!("/run/onedisk-tests-{}", std::process::id()));
@@ -108,6 +120,14 @@ fn start(directory: &Path) -> String {
     let mut daemon = Command::new("dockerd");
     daemon.arg("--data-root").arg(directory.join("data")).arg("--exec-root").arg(run.join("exec"));
     daemon.arg("--pidfile").arg(run.join("pid")).args(["--bridge", "none", "--host", &host]).current_dir("/");
+    let tls = make_certificates(&directory.join("tls")).map(|certificates| {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("some port is free");
+        let host = format!("tcp://{}", socket.local_addr().expect("a socket has an address"));
+        daemon.args(["--host", &host, "--tlsverify", "--tlscacert"]).arg(certificates.join("ca.pem"));
+        daemon.arg("--tlscert").arg(certificates.join("daemon.pem"));
+        daemon.arg("--tlskey").arg(certificates.join("daemon-key.pem"));
+        Tls { host, certificates }
+    });
     daemon.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
     // A Ctrl-C for us reaches it through us.
     daemon.process_group(0);
@@ -136,7 +156,26 @@ fn start(directory: &Path) -> String {
         assert!(Instant::now() < deadline, "dockerd answers; see {}", directory.join("dockerd.log").display());
         std::thread::sleep(Duration::from_millis(50));
     }
-    host
+    (host, tls)
+}
+
+/// Makes an authority in `directory`, and what it says of a daemon (`daemon.pem`) and of a client (`cert.pem`, as Docker calls
+/// it); nothing where there is no openssl.
+fn make_certificates(directory: &Path) -> Option<PathBuf> {
+    fs::create_dir_all(directory).expect("target/docker can be written");
+    let made = |name: &str, key: &str, args: &[&str]| {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+        openssl.args(["-subj", &format!("/CN={name}"), "-out", &format!("{name}.pem"), "-keyout", key]).args(args);
+        openssl.current_dir(directory).stdout(Stdio::null()).stderr(Stdio::null());
+        openssl.status().is_ok_and(|status| status.success())
+    };
+    let by_ca = ["-CA", "ca.pem", "-CAkey", "ca-key.pem", "-addext", "basicConstraints=critical,CA:FALSE", "-addext"];
+    let daemon = ["extendedKeyUsage=serverAuth", "-addext", "subjectAltName=IP:127.0.0.1"];
+    let all = made("ca", "ca-key.pem", &[])
+        && made("daemon", "daemon-key.pem", &[&by_ca[..], &daemon].concat())
+        && made("cert", "key.pem", &[&by_ca[..], &["extendedKeyUsage=clientAuth"]].concat());
+    all.then(|| directory.to_owned())
 }
 
 /// Ends the daemon, and waits for it: what it has mounted goes with it.

@@ -1,71 +1,22 @@
 //! `provision` in containers, as a user runs it.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod harbour;
 mod place;
 
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::docker::Docker;
 
-use place::{Place, steps_of};
-
-/// A place for clusters in containers.
-struct Harbour {
-    place: Place,
-    docker: &'static Docker,
-}
-
-impl Harbour {
-    fn new(docker: &'static Docker) -> Self {
-        Self { place: Place::in_docker(docker), docker }
-    }
-
-    fn container(&self, node: &str) -> String {
-        format!("onedisk-{}-{node}", self.place.name)
-    }
-
-    fn inspect(&self, node: &str) -> Value {
-        let text = self.docker.output(&["container", "inspect", &self.container(node)]);
-        serde_json::from_str::<Value>(&text).unwrap()[0].clone()
-    }
-
-    /// Everything of this cluster in Docker: what has its name, and what has its label.
-    fn objects(&self) -> Vec<String> {
-        let filters = [format!("name=onedisk-{}", self.place.name), format!("label=onedisk.name={}", self.place.name)];
-        let mut found = Vec::new();
-        for filter in &filters {
-            for (kind, list) in [
-                ("container", &["container", "ls", "--all", "--format", "{{.Names}}"][..]),
-                ("network", &["network", "ls", "--format", "{{.Name}}"]),
-                ("volume", &["volume", "ls", "--format", "{{.Name}}"]),
-            ] {
-                let names = self.docker.output(&[list, &["--filter", filter]].concat());
-                found.extend(names.lines().map(|name| format!("{kind} {name}")));
-            }
-        }
-        found.sort();
-        found.dedup();
-        found
-    }
-
-    fn assert_nothing_left(&self) {
-        assert_eq!(self.objects(), [""; 0]);
-        self.place.assert_nothing_left();
-    }
-
-    fn gone(&self) {
-        self.place.ok(&["down", "--purge", "--yes"]);
-        self.assert_nothing_left();
-    }
-}
+use harbour::Harbour;
+use place::steps_of;
 
 #[test]
 fn from_nothing_to_a_replica_and_back_to_nothing() {
@@ -304,49 +255,5 @@ fn the_dry_run_is_what_docker_takes() {
     fs::remove_dir_all(place.cluster()).unwrap();
     assert!(output.status.success(), "{out}\n{err}");
     assert_eq!((made.len(), out.matches("\n proof\n").count()), (5, 1), "{out}");
-    harbour.assert_nothing_left();
-}
-
-/// The address of this machine that others would use; nothing if it has none.
-fn own_address() -> Option<IpAddr> {
-    // Nothing is sent: the kernel only chooses from where it would be.
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
-    socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_loopback())
-}
-
-#[test]
-fn a_node_may_have_a_docker_of_its_own() {
-    let harbour = Harbour::new(tests::needs_docker!());
-    let place = &harbour.place;
-    let Some(socket) = harbour.docker.host.strip_prefix("unix://") else {
-        return tests::skip("a_node_may_have_a_docker_of_its_own", "needs Docker behind a Unix socket");
-    };
-    // Another way to the same daemon, that is another daemon for all that provision knows.
-    let other = place.root.join("other.sock");
-    symlink(socket, &other).unwrap();
-    let file = place.root.join("cluster.toml");
-    let write = |address: &str| {
-        let node = |name: &str, role: &str, more: &str| {
-            format!("[[node]]\nname = \"{name}\"\nrole = \"{role}\"\n{address}{more}\n")
-        };
-        let docker = format!("docker = \"unix://{}\"", other.display());
-        fs::write(&file, node("w", "primary", "") + &node("r", "replica", &docker)).unwrap();
-    };
-    write("");
-    place.refused(&["up"], 3, "nobody says at which address of its machine one reaches w, r [no-address]");
-    if let Some(address) = own_address() {
-        write(&format!("address = \"{address}\"\n"));
-        let (code, out, err) = place.run(&["up"]);
-        assert_eq!(code, Some(0), "{err}");
-        assert!(out.contains(&format!("host={address} port=")), "{out}");
-        assert_eq!(place.states(), ["running", "running"]);
-        let conninfo = place.ok(&["psql", "r", "--", "-AtXc", "SHOW primary_conninfo"]);
-        assert!(conninfo.contains(&format!("host={address} ")), "{conninfo}");
-        assert_eq!(place.sql("w", "SHOW listen_addresses"), "*");
-        place.ok(&["down", "--purge", "--yes"]);
-    }
-    fs::remove_file(file).unwrap();
-    fs::remove_file(other).unwrap();
     harbour.assert_nothing_left();
 }

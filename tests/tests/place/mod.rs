@@ -21,7 +21,7 @@ pub struct Place {
     /// What the cluster is called.
     pub name: String,
     /// What every command has in its environment.
-    environment: Vec<(&'static str, String)>,
+    pub environment: Vec<(&'static str, String)>,
     dir: Option<tempfile::TempDir>,
     _alone: MutexGuard<'static, ()>,
 }

@@ -9,6 +9,7 @@ use bollard::API_DEFAULT_VERSION;
 use bollard::errors::Error as DockerError;
 
 use super::endpoint::{Endpoint, Transport};
+use super::transport;
 
 /// The oldest API that has what is used here: that of Docker 20.10.
 pub(super) const API_MIN: (u32, u32) = (1, 41);
@@ -33,9 +34,8 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|source| Error::io("cannot set up what talks to Docker", source))?;
-        let docker = tokio
-            .block_on(async { connect(&endpoint.transport)?.negotiate_version().await })
-            .map_err(|source| unreachable(endpoint, source))?;
+        let docker = connect(endpoint)?;
+        let docker = tokio.block_on(docker.negotiate_version()).map_err(|source| unreachable(endpoint, source))?;
         let version = docker.client_version();
         let (major, minor) = (version.major_version, version.minor_version);
         if (major as u32, minor as u32) < API_MIN {
@@ -110,27 +110,21 @@ impl Client {
     }
 }
 
-fn connect(transport: &Transport) -> Result<bollard::Docker, DockerError> {
+fn connect(endpoint: &Endpoint) -> Result<bollard::Docker> {
     use bollard::Docker;
-    match transport {
+    let connected = match &endpoint.transport {
         Transport::Socket(path) => Docker::connect_with_unix(&path.to_string_lossy(), TIMEOUT_S, API_DEFAULT_VERSION),
         #[cfg(windows)]
         Transport::Pipe(url) => Docker::connect_with_named_pipe(url, TIMEOUT_S, API_DEFAULT_VERSION),
         #[cfg(not(windows))]
         Transport::Pipe(url) => Err(DockerError::UnsupportedURISchemeError { uri: url.clone() }),
-        Transport::Tcp { address, certificates: None } => {
-            Docker::connect_with_http(&format!("tcp://{address}"), TIMEOUT_S, API_DEFAULT_VERSION)
+        Transport::Tcp { address, certificates: None } => transport::tcp(address, TIMEOUT_S),
+        Transport::Tcp { address, certificates: Some(directory) } => {
+            transport::tls(address, transport::tls_configuration(directory)?, TIMEOUT_S)
         }
-        Transport::Tcp { address, certificates: Some(directory) } => Docker::connect_with_ssl(
-            &format!("tcp://{address}"),
-            &directory.join("key.pem"),
-            &directory.join("cert.pem"),
-            &directory.join("ca.pem"),
-            TIMEOUT_S,
-            API_DEFAULT_VERSION,
-        ),
-        Transport::Ssh(url) => Docker::connect_with_ssh(url, TIMEOUT_S, API_DEFAULT_VERSION, None),
-    }
+        Transport::Ssh(url) => transport::ssh(url, TIMEOUT_S),
+    };
+    connected.map_err(|source| unreachable(endpoint, source))
 }
 
 /// Why nobody answers, and what to do about it.
@@ -158,11 +152,20 @@ fn unreachable(endpoint: &Endpoint, source: DockerError) -> Error {
         ),
         _ => (
             ErrorKind::Io,
-            format!("Docker at {endpoint} does not answer"),
+            format!("Docker at {endpoint} does not answer: {}", root(&source).to_string().trim_end()),
             format!("is it running, and reachable from here? {other}"),
         ),
     };
     Error::new(kind, message).with_source(source).with_hint(hint)
+}
+
+/// What `error` comes from in the end.
+fn root(error: &DockerError) -> &dyn std::error::Error {
+    let mut root: &dyn std::error::Error = error;
+    while let Some(cause) = root.source() {
+        root = cause;
+    }
+    root
 }
 
 /// The system call's error below `error`, if that is what it comes from.

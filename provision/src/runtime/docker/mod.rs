@@ -10,6 +10,7 @@ mod endpoint;
 mod exec;
 mod files;
 mod findings;
+mod transport;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
