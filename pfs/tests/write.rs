@@ -5,12 +5,12 @@ mod common;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use blockdev::ui::Silent;
-use blockdev::{ByteSize, Cancel};
+use blockdev::{ByteSize, Cancel, loopdev};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pfs::check::check;
@@ -160,7 +160,7 @@ fn make_tree(root: &Path) {
     fs::write(root.join("empty"), b"").unwrap();
     fs::write(root.join("small"), b"a few words").unwrap();
     fs::write(root.join(".hidden"), b"hidden").unwrap();
-    let large: Vec<u8> = (0u32..9_000_000).flat_map(u32::to_le_bytes).collect();
+    let large: Vec<u8> = (0u32..15_000_000).flat_map(u32::to_le_bytes).collect();
     fs::write(root.join("sub/large"), &large).unwrap();
     fs::write(root.join("sub/deeper").join("x".repeat(255)), b"long name").unwrap();
 }
@@ -176,7 +176,7 @@ fn trees_go_in_from_volume_to_volume_and_out_again() {
     let tree = disk.host("tree");
     make_tree(Path::new(&tree));
     let copied = stdout(&["cp", "-r", &tree, &disk.at("/")]);
-    assert_eq!(copied, "copied 5 files and 3 directories: 34.33 MiB of data\n");
+    assert_eq!(copied, "copied 5 files and 3 directories: 57.22 MiB of data\n");
     silent(&["mkdir", &other.at("/there")]);
     let copied = stdout(&["--output", "json", "cp", "-r", &disk.at("/tree"), &other.at("/there/again")]);
     let copied: Value = serde_json::from_str(&copied).unwrap();
@@ -271,6 +271,57 @@ fn bad_input_is_named_and_changes_nothing() {
     }
 }
 
+/// Everything that writes, on what cannot be written.
+fn read_only(disk: &Disk, volume: &Path, says: &str) {
+    let at = |path: &str| format!("{}:{path}", volume.display());
+    make_tree(Path::new(&disk.host("tree")));
+    let (tree, volume) = (disk.host("tree"), volume.to_str().unwrap());
+    let before = disk.bytes();
+    for args in [
+        vec!["touch", &at("/x")],
+        vec!["mkdir", &at("/x")],
+        vec!["write", &at("/sizes/s1")],
+        vec!["truncate", "-l", "0", &at("/sizes/s1")],
+        vec!["rename", &at("/sizes/s1"), &at("/x")],
+        vec!["rm", "-r", &at("/sizes")],
+        vec!["cp", "-r", &tree, &at("/")],
+        vec!["cp", "-r", &at("/sizes"), &at("/x")],
+        vec!["--take-over", "touch", &at("/x")],
+        vec!["flushlog", volume],
+        vec!["fstrim", volume],
+        vec!["check", "--repair", volume],
+        vec!["mkfs", "--force", volume],
+    ] {
+        let output = run(&args, b"words");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(6), "{args:?}: {said}");
+        assert!(said.contains(&format!("cannot open {volume} for writing")) && said.contains(says), "{args:?}: {said}");
+        assert!(output.stdout.is_empty() && disk.bytes() == before, "{args:?}");
+    }
+    // As the original, whose mount fails.
+    let (devices, name) = (Path::new(volume).parent().unwrap(), Path::new(volume).file_name().unwrap());
+    let path = format!("/{}/x", name.to_str().unwrap());
+    let output = run(&["--devices", devices.to_str().unwrap(), "-C", "disk", "touch", &path], b"");
+    assert_eq!((output.stdout.as_slice(), output.status.code()), (b"".as_slice(), Some(255)));
+    assert!(disk.bytes() == before);
+    stdout(&["check", volume]);
+    stdout(&["stat", &at("/sizes")]);
+}
+
+#[test]
+fn what_is_read_only_says_so_and_stays_as_it_is() {
+    let disk = Disk::of("tree-10g");
+    if !nix::unistd::geteuid().is_root() {
+        fs::set_permissions(&disk.path, fs::Permissions::from_mode(0o444)).unwrap();
+        return read_only(&disk, &disk.path, "Permission denied");
+    }
+    // Which root may write all the same, but not such a device.
+    let options = loopdev::Options { read_only: true, ..loopdev::Options::default() };
+    let attachment = loopdev::attach(&disk.path, &options).unwrap();
+    read_only(&disk, &attachment.device().path, "the device is read-only");
+    attachment.detach().unwrap();
+}
+
 #[test]
 fn what_cannot_be_opened_for_writing_says_why() {
     let disk = Disk::of("fresh-10g");
@@ -319,6 +370,16 @@ fn a_full_volume_says_so_and_stays_as_it_is() {
         assert!(said.contains(says), "{args:?}: {said}");
         assert!(disk.bytes() == before, "{args:?} changed something");
     }
+    // What is seen not to fit is not begun, whatever was copied before.
+    let disk = Disk::new();
+    make_tree(Path::new(&disk.host("tree")));
+    let large = disk.host("tree/too-large");
+    File::create(&large).unwrap().set_len(11 << 30).unwrap();
+    let output = run(&["cp", "-r", &disk.host("tree"), &disk.at("/")], b"");
+    assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(disk.listing().contains(&("small".to_owned(), 11)));
+    assert!(disk.listing().iter().all(|(name, _)| name != "too-large"));
+    disk.assert_sound();
 }
 
 #[test]

@@ -127,6 +127,7 @@ pub fn sudo_line() -> String {
 /// The error of `outcome`.
 pub fn needs_root<T>(outcome: Result<T>) -> Result<T> {
     outcome.map_err(|error| match error.kind() {
+        _ if error.hint().is_some() => error,
         ErrorKind::Permission if geteuid().is_root() => error.with_hint(
             "this root may not: it lacks CAP_SYS_ADMIN, or its container was not given the device; run it on the host",
         ),

@@ -2,25 +2,21 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread;
 
 use blockdev::ui::Progress;
-use blockdev::{Cancel, Context, Error, ErrorKind, Result};
+use blockdev::{Cancel, Context, Error, Result};
 use nix::errno::Errno;
 
+use super::pipe::{BUFFER, Pipe};
 use super::{Copied, CopiedFile, Copy};
-use crate::volume::writer::{Handle, Position, Writer};
+use crate::volume::writer::{Allocate, Handle, Writer};
 use crate::volume::{FileKind, FileMap, Volume, VolumePath};
 
-/// Bytes written at once: so many that the journal costs little beside them.
-const BUFFER: usize = 16 << 20;
-
-/// How many such buffers: one is filled while another is written.
-const BUFFERS: usize = 2;
+/// Most bytes that are allocated in one transaction, which the smallest of journals has room for.
+const ALLOCATED: u64 = 4 << 30;
 
 /// What is copied.
 #[derive(Debug)]
@@ -72,29 +68,9 @@ impl Copy {
         }
         let existing = items.iter().map(|item| self.may_make_in(writer, item)).collect::<Result<Vec<bool>>>()?;
         progress.begin("copy", items.iter().filter(|item| item.kind == FileKind::File).map(|item| item.size).sum());
-        let copied = thread::scope(|scope| {
-            let (full, jobs) = sync_channel(BUFFERS - 1);
-            let (used, empty) = channel();
-            let writing = scope.spawn(move || write_all(writer, &jobs, &used));
-            let mut feed = Feed { writer, full, empty, buffers: BUFFERS, made: Vec::new(), progress, cancel };
-            let outcome = feed.all(&mut source, items, existing);
-            let made = feed.end();
-            let written = writing.join().map_err(|_| Error::new(ErrorKind::Io, "the thread that writes panicked"))?;
-            match (written, outcome) {
-                (Ok(()), Ok(copied)) => Ok(copied),
-                // Where writing failed, whoever fed it only noticed that it ended.
-                (Err((error, file)), _) => {
-                    let first = made.iter().position(|(handle, _)| *handle == file).unwrap_or(made.len());
-                    made[first..].iter().for_each(|(_, path)| remove(writer, path));
-                    Err(error)
-                }
-                (Ok(()), Err(error)) => {
-                    made.last().into_iter().for_each(|(_, path)| remove(writer, path));
-                    Err(error)
-                }
-            }
-        })?;
-        progress.end();
+        let mut feed = Feed { writer, pipe: Pipe::new(writer)?, made: Vec::new(), progress, cancel };
+        let copied = feed.all(&mut source, items, &existing)?;
+        feed.progress.end();
         Ok(copied)
     }
 
@@ -210,20 +186,11 @@ impl Source<'_> {
         }
     }
 
-    /// Fills a buffer from a byte on, as far as there are bytes.
-    fn read(&mut self, reader: &mut Reader, offset: u64, into: &mut Vec<u8>) -> Result<()> {
+    /// Fills a buffer from a byte on. Returns how much: less than all of it only at the end.
+    fn read(&mut self, reader: &mut Reader, offset: u64, into: &mut [u8]) -> Result<usize> {
         match (self, reader) {
-            (_, Reader::Host(file, path)) => {
-                into.clear();
-                let count = file.by_ref().take(BUFFER as u64).read_to_end(into);
-                count.map(drop).context(|| format!("cannot read {}", path.display()))
-            }
-            (Self::Volume(volume, _), Reader::Volume(map)) => {
-                into.resize(BUFFER, 0);
-                let count = volume.read(map, offset, into)?;
-                into.truncate(count);
-                Ok(())
-            }
+            (_, Reader::Host(file, path)) => fill(file, into).context(|| format!("cannot read {}", path.display())),
+            (Self::Volume(volume, _), Reader::Volume(map)) => volume.read(map, offset, into),
             (Self::Host(_), Reader::Volume(_)) => unreachable!("a reader is its source's"),
         }
     }
@@ -234,49 +201,41 @@ enum Reader {
     Volume(FileMap),
 }
 
-/// Bytes for a place in a file.
-struct Job {
-    file: Handle,
-    offset: u64,
-    bytes: Vec<u8>,
-}
-
-/// Writes what comes, and gives the buffers back. With an error comes the file that could not be written.
-fn write_all(writer: &Writer, jobs: &Receiver<Job>, used: &Sender<Vec<u8>>) -> Result<(), (Error, Handle)> {
-    let mut content = None;
-    for job in jobs {
-        let failed = |error| (error, job.file);
-        let content = match &mut content {
-            Some(content) => content,
-            none => none.insert(writer.content().map_err(failed)?),
-        };
-        content.write(job.file, Position::At(job.offset), &job.bytes).map_err(failed)?;
-        // Whoever feeds may have ended.
-        let _ = used.send(job.bytes);
-    }
-    Ok(())
-}
-
-/// Makes files and directories, and hands their bytes to the thread that writes them.
+/// Makes files and directories, and writes what is in the files.
 struct Feed<'a> {
     writer: &'a Writer,
-    full: SyncSender<Job>,
-    empty: Receiver<Vec<u8>>,
-    /// How many buffers may still be made.
-    buffers: usize,
-    /// The files that were not there before. The last may not be whole.
+    pipe: Pipe<'a>,
+    /// The files that were not there before, in the order in which they were made.
     made: Vec<(Handle, VolumePath)>,
     progress: &'a mut dyn Progress,
     cancel: &'a Cancel,
 }
 
 impl Feed<'_> {
-    /// Copies everything.
-    fn all(&mut self, source: &mut Source<'_>, items: Vec<Item>, existing: Vec<bool>) -> Result<Copied> {
+    /// Copies everything. If that fails, new files that are not whole are removed.
+    fn all(&mut self, source: &mut Source<'_>, items: Vec<Item>, existing: &[bool]) -> Result<Copied> {
+        let outcome = self.each(source, items, existing);
+        // What was started comes to its end, whatever became of the rest. Where something of it could not be written, the rest
+        // only noticed that.
+        let written = self.pipe.finish();
+        self.progress.advance(self.pipe.written());
+        let copied = written.and(outcome);
+        if copied.is_err() {
+            for (file, path) in &self.made {
+                if self.pipe.lost().contains(file) {
+                    // The error that led here is the one to tell.
+                    let _ = self.writer.unlink(path);
+                }
+            }
+        }
+        copied
+    }
+
+    fn each(&mut self, source: &mut Source<'_>, items: Vec<Item>, existing: &[bool]) -> Result<Copied> {
         let mut copied = Copied::default();
         for (item, exists) in items.into_iter().zip(existing) {
             if item.kind == FileKind::File {
-                copied.bytes += self.file(source, &item, exists)?;
+                copied.bytes += self.file(source, &item, *exists)?;
                 let to = PathBuf::from(OsString::from_vec(item.to.as_bytes().to_vec()));
                 copied.files.push(CopiedFile { from: item.below, to });
                 continue;
@@ -297,46 +256,50 @@ impl Feed<'_> {
         } else {
             self.made.push((file, item.to.clone()));
         }
+        let outcome = self.allocate(file, item.size).and_then(|()| self.content(source, &mut reader, file));
+        if outcome.is_err() {
+            self.pipe.lose(file);
+        }
+        outcome
+    }
+
+    /// Gives a file that takes several writes all its blocks before: whether there are enough is known then, and no write waits
+    /// for the journal to have its own.
+    fn allocate(&self, file: Handle, size: u64) -> Result<()> {
+        let steps = if size > BUFFER { size.div_ceil(ALLOCATED) } else { 0 };
+        (0..steps).map(|step| step * ALLOCATED).try_for_each(|start| {
+            let how = Allocate { keep_size: true, ..Allocate::default() };
+            self.writer.allocate(file, start, ALLOCATED.min(size - start), how)
+        })
+    }
+
+    /// Starts writing all that is in a file. Returns how many bytes that is.
+    fn content(&mut self, source: &mut Source<'_>, reader: &mut Reader, file: Handle) -> Result<u64> {
         let mut offset = 0;
         loop {
             self.cancel.check("copy")?;
-            let mut bytes = self.buffer()?;
-            source.read(&mut reader, offset, &mut bytes)?;
-            let count = bytes.len() as u64;
-            if count == 0 {
-                self.buffers += 1;
+            let count = self.pipe.write(file, offset, |into| source.read(reader, offset, into))?;
+            self.progress.advance(self.pipe.written());
+            offset += count;
+            if count < BUFFER {
                 return Ok(offset);
             }
-            self.full.send(Job { file, offset, bytes }).map_err(|_| gone())?;
-            self.progress.advance(count);
-            offset += count;
         }
-    }
-
-    /// Lets the thread that writes end once all is written.
-    fn end(self) -> Vec<(Handle, VolumePath)> {
-        self.made
-    }
-
-    /// A buffer to fill.
-    fn buffer(&mut self) -> Result<Vec<u8>> {
-        if let Some(left) = self.buffers.checked_sub(1) {
-            self.buffers = left;
-            return Ok(Vec::with_capacity(BUFFER));
-        }
-        self.empty.recv().map_err(|_| gone())
     }
 }
 
-/// The thread that writes ended before its time; its own error says why.
-fn gone() -> Error {
-    Error::new(ErrorKind::Io, "the thread that writes ended")
-}
-
-/// Removes a file that is not whole.
-fn remove(writer: &Writer, path: &VolumePath) {
-    // The error that led here is the one to tell.
-    let _ = writer.unlink(path);
+/// Reads until a buffer is full or the file ends.
+fn fill(file: &mut File, into: &mut [u8]) -> io::Result<usize> {
+    let mut count = 0;
+    while count < into.len() {
+        match file.read(&mut into[count..]) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
 }
 
 /// What a path leads to, if anything.

@@ -1,6 +1,7 @@
 //! Copying out of a volume, into one, and from one to another.
 
 mod into;
+mod pipe;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -11,6 +11,7 @@ use blockdev::{ByteRange, ByteSize, Cancel, Context, Result};
 
 use super::chunk;
 use crate::format::Bda;
+use crate::volume::takes_writes;
 
 /// Bytes of zeroes in one write: one huge page, which is one segment for the device.
 const ZEROES: ByteSize = ByteSize::mib(2);
@@ -46,6 +47,7 @@ impl Disk {
         let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags | exclusive).open(path);
         // Past the page cache, where there is a way past.
         let mut file = needs_root(open(libc::O_DIRECT).or_else(|_| open(0)).context(what))?;
+        takes_writes(&file, path)?;
         let size = file.seek(SeekFrom::End(0)).context(|| format!("cannot see how large {} is", path.display()))?;
         let config = Config::new(QUEUE_DEPTH, 2, ZEROES.to_usize()?);
         let engine = Engine::open(engine, &config, vec![Target::new(file, path)])?;

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blockdev::engine::{Choice, Completion, Config, Engine, Kind, Op, Span, Target};
-use blockdev::{ByteSize, Context, Error, Result};
+use blockdev::{ByteSize, Context, Error, ErrorKind, Result};
 
 use crate::format::{Bda, SECTOR_SIZE};
 
@@ -77,6 +78,9 @@ impl Device {
             return Err(Error::invalid(format!("{} is neither a file nor a block device", path.display())));
         }
         let file = open_file(path, write).context(what)?;
+        if write {
+            takes_writes(&file, path)?;
+        }
         Self::over(file, path, engine)
     }
 
@@ -294,6 +298,30 @@ fn open_file(path: &Path, write: bool) -> std::io::Result<File> {
     options.read(true).write(write);
     let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
     direct.or_else(|_| options.open(path))
+}
+
+nix::ioctl_read_bad!(
+    /// Whether a block device is read-only (`BLKROGET` of <linux/fs.h>).
+    is_read_only,
+    nix::request_code_none!(0x12, 94),
+    libc::c_int
+);
+
+/// Sees that what was opened for writing is no block device that is read-only: root may open one so, and is told only when it
+/// writes.
+///
+/// # Errors
+/// [`Permission`](blockdev::ErrorKind::Permission) when it is.
+pub(crate) fn takes_writes(file: &File, path: &Path) -> Result<()> {
+    let mut read_only = 0;
+    // SAFETY: the kernel writes an int into what is one. Where it is no block device it does nothing and says so.
+    let asked = unsafe { is_read_only(file.as_raw_fd(), &raw mut read_only) };
+    if asked.is_err() || read_only == 0 {
+        return Ok(());
+    }
+    let message = format!("cannot open {} for writing: the device is read-only", path.display());
+    Err(Error::new(ErrorKind::Permission, message)
+        .with_hint("attach it without --read-only, or `blockdev --setrw` makes it writable"))
 }
 
 /// How large a file or device is.
