@@ -14,6 +14,7 @@ mod discard;
 mod log;
 mod names;
 mod operations;
+mod pending;
 mod pieces;
 mod plan;
 mod ready;
@@ -40,6 +41,7 @@ use super::load::{self, Load};
 
 pub use content::{Content, Finished};
 pub use log::Statistics;
+pub use pending::Pending;
 pub use transaction::TOO_MANY_FILES;
 
 use log::{Log, Ticket};
@@ -230,19 +232,6 @@ impl Writer {
         self.log.append(objects)
     }
 
-    /// Waits until nobody uses a file's content, and keeps it so.
-    fn alone_with(&self, file: InodeNo) -> Alone<'_> {
-        let mut shared = self.lock();
-        loop {
-            let used = shared.used.entry(file).or_default();
-            if used.shared == 0 && !used.alone {
-                used.alone = true;
-                return Alone { writer: self, file };
-            }
-            shared = self.ended.wait(shared).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
     /// Says that a file's content is used otherwise from now on.
     fn use_ends(&self, file: InodeNo, change: impl FnOnce(&mut Use)) {
         let mut shared = self.lock();
@@ -256,7 +245,18 @@ impl Writer {
     }
 }
 
+impl Shared {
+    /// Keeps a file's content from all others, if nobody uses it. Returns whether.
+    fn try_alone(&mut self, file: InodeNo) -> bool {
+        let used = self.used.entry(file).or_default();
+        let free = used.shared == 0 && !used.alone;
+        used.alone |= free;
+        free
+    }
+}
+
 /// Nobody else uses a file's content until this is dropped.
+#[derive(Debug)]
 struct Alone<'a> {
     writer: &'a Writer,
     file: InodeNo,

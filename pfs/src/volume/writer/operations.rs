@@ -11,6 +11,7 @@ use super::super::name::VolumePath;
 use super::super::tree::{Entry, FileKind, Stat};
 use super::log::{Statistics, Ticket};
 use super::names::Now;
+use super::pending::Pending;
 use super::state::{Place, State, kind_of};
 use super::{Allocate, Handle, Writer};
 
@@ -87,6 +88,14 @@ impl Writer {
     /// # Errors
     /// EEXIST, EISDIR, ENOENT, ENOTDIR, ENAMETOOLONG; no space for one more (1001); or damage.
     pub fn create(&self, path: &VolumePath, new: bool) -> Result<Handle> {
+        self.begin_create(path, new)?.wait()
+    }
+
+    /// As [`create`](Self::create), without waiting.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn begin_create(&self, path: &VolumePath, new: bool) -> Result<Pending<'_, Handle>> {
         if path.names_directory() {
             return Err(failed("create", path, Errno::EISDIR, "a path that ends in a slash is no file's"));
         }
@@ -98,10 +107,18 @@ impl Writer {
     /// # Errors
     /// EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG; no space for one more (1001); or damage.
     pub fn mkdir(&self, path: &VolumePath) -> Result<Handle> {
+        self.begin_mkdir(path)?.wait()
+    }
+
+    /// As [`mkdir`](Self::mkdir), without waiting.
+    ///
+    /// # Errors
+    /// As [`mkdir`](Self::mkdir).
+    pub fn begin_mkdir(&self, path: &VolumePath) -> Result<Pending<'_, Handle>> {
         self.make("make directory", path, FileKind::Directory, true)
     }
 
-    fn make(&self, what: &str, path: &VolumePath, kind: FileKind, new: bool) -> Result<Handle> {
+    fn make(&self, what: &str, path: &VolumePath, kind: FileKind, new: bool) -> Result<Pending<'_, Handle>> {
         let mut shared = self.lock();
         let place = shared.state.resolve(path)?;
         if let Some(found) = place.found {
@@ -109,14 +126,13 @@ impl Writer {
                 return Err(failed(what, path, Errno::EEXIST, "it exists"));
             }
             expect(what, path, &found, kind)?;
-            return Ok(Handle::of(&found));
+            // Whoever made it may still wait for the journal, which this need not: so did those who found it before.
+            return Ok(Pending::counting(self, Handle::of(&found), Ticket::default()));
         }
         let Some(name) = place.name else { return Err(failed(what, path, Errno::EINVAL, "it has no name")) };
         let (inode, ticket) = self
             .transact(&mut shared.state, |transaction| transaction.create(place.directory, &name, kind, Now::get()))?;
-        drop(shared);
-        self.log.wait(ticket)?;
-        Ok(Handle::of(&inode))
+        Ok(Pending::counting(self, Handle::of(&inode), ticket))
     }
 
     /// Removes a file. Handles on it are of no use afterwards.
@@ -124,6 +140,14 @@ impl Writer {
     /// # Errors
     /// ENOENT, ENOTDIR, EISDIR, EPERM for the file system's own files; or damage.
     pub fn unlink(&self, path: &VolumePath) -> Result<()> {
+        self.begin_unlink(path)?.wait()
+    }
+
+    /// As [`unlink`](Self::unlink), without waiting.
+    ///
+    /// # Errors
+    /// As [`unlink`](Self::unlink).
+    pub fn begin_unlink(&self, path: &VolumePath) -> Result<Pending<'_, ()>> {
         if path.names_directory() {
             return Err(failed("remove", path, Errno::EISDIR, "a path that ends in a slash is no file's"));
         }
@@ -135,10 +159,18 @@ impl Writer {
     /// # Errors
     /// ENOENT, ENOTDIR, ENOTEMPTY, EINVAL for the root; or damage.
     pub fn rmdir(&self, path: &VolumePath) -> Result<()> {
+        self.begin_rmdir(path)?.wait()
+    }
+
+    /// As [`rmdir`](Self::rmdir), without waiting.
+    ///
+    /// # Errors
+    /// As [`rmdir`](Self::rmdir).
+    pub fn begin_rmdir(&self, path: &VolumePath) -> Result<Pending<'_, ()>> {
         self.remove("remove directory", path, FileKind::Directory)
     }
 
-    fn remove(&self, what: &str, path: &VolumePath, kind: FileKind) -> Result<()> {
+    fn remove(&self, what: &str, path: &VolumePath, kind: FileKind) -> Result<Pending<'_, ()>> {
         let mut shared = self.lock();
         let place = shared.state.resolve(path)?;
         let found = place.found.ok_or_else(|| failed(what, path, Errno::ENOENT, "there is nothing of that name"))?;
@@ -147,8 +179,7 @@ impl Writer {
         empty(what, path, &found)?;
         let inode = found.number;
         let ((), ticket) = self.transact(&mut shared.state, |transaction| transaction.remove(found))?;
-        drop(shared);
-        self.free(inode, ticket)
+        Ok(Pending::freeing(self, (), inode, ticket))
     }
 
     /// Calls something otherwise, or puts it elsewhere. What has the new name already is replaced.
@@ -157,6 +188,14 @@ impl Writer {
     /// ENOENT, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG; EINVAL for a directory into itself, EBUSY for the root; no space for
     /// a longer name (1001); or damage.
     pub fn rename(&self, from: &VolumePath, to: &VolumePath) -> Result<()> {
+        self.begin_rename(from, to)?.wait()
+    }
+
+    /// As [`rename`](Self::rename), without waiting.
+    ///
+    /// # Errors
+    /// As [`rename`](Self::rename).
+    pub fn begin_rename(&self, from: &VolumePath, to: &VolumePath) -> Result<Pending<'_, ()>> {
         let what = "rename";
         let mut shared = self.lock();
         let place = shared.state.resolve(from)?;
@@ -177,7 +216,7 @@ impl Writer {
                 return Err(failed("replace", to, Errno::EBUSY, "it is the root"));
             }
             if replaced.number == moved.number {
-                return Ok(());
+                return Ok(Pending::counting(self, (), Ticket::default()));
             }
             removable("replace", to, replaced)?;
         }
@@ -192,25 +231,14 @@ impl Writer {
         let ((), ticket) = self.transact(&mut shared.state, |transaction| {
             transaction.rename(moved.number, target.directory, &name, target.found, Now::get())
         })?;
-        drop(shared);
-        match replaced {
-            Some(inode) => self.free(inode, ticket),
-            None => self.log.wait(ticket),
-        }
-    }
-
-    /// Frees what has no name any more, since the transaction of a ticket.
-    fn free(&self, inode: InodeNo, since: Ticket) -> Result<()> {
-        // Whoever still reads or writes it does that to blocks that are its own.
-        let alone = self.alone_with(inode);
-        let ticket = self.free_alone(inode).map(|ticket| ticket.max(since))?;
-        self.log.wait(ticket)?;
-        drop(alone);
-        Ok(())
+        Ok(match replaced {
+            Some(inode) => Pending::freeing(self, (), inode, ticket),
+            None => Pending::counting(self, (), ticket),
+        })
     }
 
     /// Hands in the transactions that free an inode and its blocks.
-    fn free_alone(&self, inode: InodeNo) -> Result<Ticket> {
+    pub(super) fn free_alone(&self, inode: InodeNo) -> Result<Ticket> {
         let mut shared = self.lock();
         let state = &mut shared.state;
         loop {
@@ -241,10 +269,22 @@ impl Writer {
     /// # Errors
     /// ENOENT once it was removed, EISDIR for a directory, EFBIG for more than 2^63 - 1 bytes; or damage.
     pub fn truncate(&self, file: Handle, size: u64) -> Result<()> {
+        self.begin_truncate(file, size)?.wait()
+    }
+
+    /// As [`truncate`](Self::truncate), without waiting.
+    ///
+    /// # Errors
+    /// EFBIG for more than 2^63 - 1 bytes; all other errors come later.
+    pub fn begin_truncate(&self, file: Handle, size: u64) -> Result<Pending<'_, ()>> {
         if i64::try_from(size).is_err() {
             return Err(Error::io(format!("cannot make a file {size} bytes long"), Errno::EFBIG));
         }
-        let alone = self.alone_with(file.inode);
+        Ok(Pending::truncating(self, (), file, size))
+    }
+
+    /// Hands in the transactions that make a file so long.
+    pub(super) fn truncate_alone(&self, file: Handle, size: u64) -> Result<Ticket> {
         let mut last = Ticket::default();
         loop {
             let mut shared = self.lock();
@@ -253,12 +293,9 @@ impl Writer {
             })?;
             last = last.max(ticket);
             if now == size {
-                break;
+                return Ok(last);
             }
         }
-        self.log.wait(last)?;
-        drop(alone);
-        Ok(())
     }
 
     /// Gives a file all its blocks for a range of bytes, which need not be inside it.
@@ -267,6 +304,14 @@ impl Writer {
     /// ENOSPC, and nothing is changed; ENOENT once it was removed, EISDIR for a directory, EINVAL for no bytes, EFBIG for more
     /// than 2^63 - 1; or damage.
     pub fn allocate(&self, file: Handle, offset: u64, len: u64, how: Allocate) -> Result<()> {
+        self.begin_allocate(file, offset, len, how)?.wait()
+    }
+
+    /// As [`allocate`](Self::allocate), without waiting.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub fn begin_allocate(&self, file: Handle, offset: u64, len: u64, how: Allocate) -> Result<Pending<'_, ()>> {
         let what = || format!("cannot allocate {len} bytes from {offset}");
         if len == 0 {
             return Err(Error::io(what(), Errno::EINVAL));
@@ -275,8 +320,7 @@ impl Writer {
         let end = end.ok_or_else(|| Error::io(what(), Errno::EFBIG))?;
         let mut shared = self.lock();
         let ticket = self.allocate_locked(&mut shared.state, file, offset..end, how)?;
-        drop(shared);
-        self.log.wait(ticket)
+        Ok(Pending::counting(self, (), ticket))
     }
 
     pub(super) fn allocate_locked(
