@@ -17,6 +17,7 @@ mod lease;
 pub(crate) mod load;
 mod metadata;
 mod name;
+mod reader;
 mod tree;
 pub mod writer;
 
@@ -39,6 +40,7 @@ pub use load::Load;
 pub(crate) use metadata::damage;
 pub use metadata::{ListedBlock, Metadata};
 pub use name::{Name, NameError, VolumePath};
+pub use reader::{CatchUp, Reader};
 pub use tree::{Entry, FileKind, Stat, Visit, Walk};
 pub use writer::Writer;
 

@@ -9,9 +9,10 @@ use blockdev::engine::{Completion, Config, Engine, Lent, Op, Span};
 use blockdev::{Error, ErrorKind, Result};
 use nix::errno::Errno;
 
-use crate::format::Bda;
+use crate::format::{Bda, LEADER_AT, LEADER_SIZE, LeaderBytes, SECTOR_SIZE};
 
-use super::super::device::Witness;
+use super::super::device::{OpenFile, Witness};
+use super::super::reader::{CatchUp, Reader};
 use super::log::Ticket;
 use super::pieces::{BUFFER, Piece, fill, read_pieces, write_pieces};
 use super::plan::{Plan, Using};
@@ -22,7 +23,7 @@ use super::{Handle, Position, Writer};
 const QUEUE_DEPTH: u32 = 64;
 
 /// How many buffers there are for what is not aligned.
-const BUFFERS: u32 = 16;
+const BUFFERS: u32 = 8;
 
 /// Most bytes in one I/O.
 const IO_MAX: u64 = 1 << 30;
@@ -43,7 +44,8 @@ pub struct Content<'a> {
     // Declared first, dropped first: it waits for what is in flight.
     engine: Option<Engine>,
     witness: Option<Arc<dyn Witness>>,
-    writer: &'a Writer,
+    side: Side<'a>,
+    freshness: Freshness,
     /// By the order in which they came.
     requests: BTreeMap<u64, Request<'a>>,
     next: u64,
@@ -53,7 +55,48 @@ pub struct Content<'a> {
     /// What is done and not told yet.
     finished: Vec<(u64, Finished)>,
     done: Vec<Completion>,
+    /// The requests there are, while they are gone through.
+    numbers: Vec<u64>,
 }
+
+/// Whose files they are.
+#[derive(Debug, Clone, Copy)]
+enum Side<'a> {
+    Writer(&'a Writer),
+    Reader(&'a Reader),
+}
+
+impl<'a> Side<'a> {
+    fn writer(self) -> Result<&'a Writer> {
+        match self {
+            Self::Writer(writer) => Ok(writer),
+            Self::Reader(_) => Err(Error::io("the volume is open for reading only", Errno::EROFS)),
+        }
+    }
+
+    /// Whether the journal has a transaction.
+    fn has(self, ticket: Ticket) -> Result<bool> {
+        self.writer()?.log.has(ticket)
+    }
+}
+
+/// How new what is known of a volume that another host writes must be, and is. Looks at the leader record are numbered: what
+/// was asked for while one was under way waits for the next.
+#[derive(Debug, Default)]
+struct Freshness {
+    wanted: u64,
+    begun: u64,
+    /// All looks up to this one are over, and what they found is known.
+    done: u64,
+    in_flight: Option<Instant>,
+    catching_up: Option<(u64, CatchUp)>,
+    /// The look that failed last, and why.
+    failed: Option<(u64, String)>,
+}
+
+/// A moment from which on what another host wrote is to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fresh(u64);
 
 /// Reading or writing that was asked for.
 #[derive(Debug)]
@@ -99,6 +142,8 @@ enum Stage {
 enum Flight {
     Direct,
     Flush,
+    /// The leader record.
+    Look(u32),
     Read(Piece, u32),
     /// The sectors that a piece to be written is to keep something of.
     Before(Piece, u32),
@@ -122,22 +167,130 @@ impl Writer {
     /// When the device cannot be opened once more.
     pub fn content(&self) -> Result<Content<'_>> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).try_clone()?;
+        Content::new(Side::Writer(self), file)
+    }
+}
+
+impl Reader {
+    /// This thread's way to the content of files.
+    ///
+    /// # Errors
+    /// When the device cannot be opened once more.
+    pub fn content(&self) -> Result<Content<'_>> {
+        Content::new(Side::Reader(self), self.file()?)
+    }
+}
+
+impl<'a> Content<'a> {
+    fn new(side: Side<'a>, file: OpenFile) -> Result<Self> {
         let (engine, witness) = file.engine(&Config::new(QUEUE_DEPTH, BUFFERS, BUFFER))?;
-        Ok(Content {
+        Ok(Self {
             engine: Some(engine),
             witness,
-            writer: self,
+            side,
+            freshness: Freshness::default(),
             requests: BTreeMap::new(),
             next: 0,
             buffers: (0..BUFFERS).collect(),
             flights: vec![None; QUEUE_DEPTH as usize],
             finished: Vec::new(),
             done: Vec::new(),
+            numbers: Vec::new(),
         })
     }
-}
 
-impl<'a> Content<'a> {
+    /// Asks for all that another host's writer made count up to now. For a [`Reader`]: a writer knows.
+    pub fn refresh(&mut self) -> Fresh {
+        // One that is under way may have read before.
+        self.freshness.wanted = self.freshness.begun + 1;
+        self.advance_look();
+        Fresh(self.freshness.wanted)
+    }
+
+    /// Whether that is known. It becomes so only by [`complete`](Self::complete).
+    ///
+    /// # Errors
+    /// Why it cannot be known.
+    pub fn is_fresh(&self, since: Fresh) -> Result<bool> {
+        match &self.freshness.failed {
+            Some((look, why)) if self.freshness.done >= since.0 && *look >= since.0 => {
+                Err(Error::new(ErrorKind::Io, why.clone()))
+            }
+            _ => Ok(self.freshness.done >= since.0),
+        }
+    }
+
+    /// Whether something was asked of the device that is not done.
+    #[must_use]
+    pub fn awaits_device(&self) -> bool {
+        self.engine.as_ref().is_some_and(|engine| engine.in_flight() > 0)
+    }
+
+    /// Begins a look at the leader record, and ends one. Returns whether anything went on.
+    fn advance_look(&mut self) -> bool {
+        let Side::Reader(reader) = self.side else {
+            self.freshness.done = self.freshness.wanted;
+            return false;
+        };
+        let mut went_on = false;
+        if let Some((look, catching_up)) = self.freshness.catching_up {
+            let outcome = reader.has_caught_up(catching_up);
+            if !matches!(outcome, Ok(false)) {
+                self.freshness.catching_up = None;
+                self.end_look(look, outcome.map(|_| ()));
+                went_on = true;
+            }
+        }
+        let idle = self.freshness.in_flight.is_none() && self.freshness.catching_up.is_none();
+        if idle && self.freshness.wanted > self.freshness.begun {
+            let Some(buffer) = self.buffers.pop() else { return went_on };
+            let engine = self.engine.as_mut().filter(|engine| engine.room() > 0);
+            let (Some(engine), Some(place)) = (engine, self.flights.iter().position(Option::is_none)) else {
+                self.buffers.push(buffer);
+                return went_on;
+            };
+            #[allow(clippy::cast_possible_truncation, reason = "a sector")]
+            let span = Span::whole(buffer, SECTOR_SIZE as u32);
+            self.freshness.begun += 1;
+            match engine.submit(place as u64, Op::Read { file: 0, offset: LEADER_AT.bytes(), span }) {
+                Ok(()) => {
+                    self.flights[place] = Some((u64::MAX, Flight::Look(buffer)));
+                    self.freshness.in_flight = Some(Instant::now());
+                }
+                Err(error) => {
+                    self.buffers.push(buffer);
+                    self.end_look(self.freshness.begun, Err(error));
+                }
+            }
+            went_on = true;
+        }
+        went_on
+    }
+
+    /// Takes what a look at the leader record found.
+    fn land_look(&mut self, buffer: u32, outcome: Result<()>) {
+        let (look, started) = (self.freshness.begun, self.freshness.in_flight.take());
+        self.buffers.push(buffer);
+        let (Side::Reader(reader), Some(started), Some(engine)) = (self.side, started, &self.engine) else { return };
+        if outcome.is_err() {
+            return self.end_look(look, outcome);
+        }
+        let mut found: LeaderBytes = [0; LEADER_SIZE];
+        found.copy_from_slice(&engine.buffer(buffer)[..LEADER_SIZE]);
+        if reader.is_newest(&found, started) {
+            self.end_look(look, Ok(()));
+        } else {
+            self.freshness.catching_up = Some((look, reader.catch_up()));
+        }
+    }
+
+    fn end_look(&mut self, look: u64, outcome: Result<()>) {
+        self.freshness.done = look;
+        if let Err(error) = outcome {
+            self.freshness.failed = Some((look, error.to_string()));
+        }
+    }
+
     /// Fills `into` from byte `offset` of a file on, and waits for that. Returns how many bytes there were: fewer than asked
     /// for only at the end of the file. What was never written reads as zeroes.
     ///
@@ -158,7 +311,7 @@ impl<'a> Content<'a> {
     /// or when the device cannot be written. No more than 1 GiB can be written at once.
     pub fn write(&mut self, file: Handle, position: Position, bytes: &[u8]) -> Result<u64> {
         let Some(memory) = lend(bytes.as_ptr().cast_mut(), bytes.len())? else {
-            let size = self.writer.file_map(file)?.size;
+            let size = self.side.writer()?.file_map(file)?.size;
             return Ok(if let Position::At(start) = position { start } else { size });
         };
         self.one(file, What::Write(position, Plan::default()), memory)
@@ -256,11 +409,12 @@ impl<'a> Content<'a> {
             _ => None,
         });
         let timeout = left.map_or(LOOK, |left| left.min(LOOK));
-        match (tickets.min(), self.requests.len()) {
-            (Some(ticket), 1) if deadline.is_none() => {
+        match (tickets.min(), self.side) {
+            (Some(ticket), Side::Writer(writer)) if self.requests.len() == 1 && deadline.is_none() => {
                 // What comes of it is seen when the request goes on.
-                let _ = self.writer.log.wait(ticket);
+                let _ = writer.log.wait(ticket);
             }
+            (Some(_), Side::Writer(writer)) => writer.log.wait_for_any(timeout),
             _ => std::thread::sleep(timeout),
         }
         Ok(())
@@ -280,11 +434,13 @@ impl<'a> Content<'a> {
 
     /// Returns whether anything went on.
     fn advance_all(&mut self) -> bool {
-        let numbers: Vec<u64> = self.requests.keys().copied().collect();
-        let mut went_on = false;
-        for number in numbers {
+        let mut went_on = self.advance_look();
+        let mut numbers = std::mem::take(&mut self.numbers);
+        numbers.extend(self.requests.keys());
+        for number in numbers.drain(..) {
             went_on |= self.advance(number);
         }
+        self.numbers = numbers;
         went_on
     }
 
@@ -316,16 +472,22 @@ impl<'a> Content<'a> {
         request.stage = match request.stage {
             Stage::New => match &mut request.what {
                 What::Read(offset) => {
-                    let Some((segments, using)) = self.writer.try_reading(request.file, *offset, len)? else {
-                        return Ok(false);
+                    let segments = match self.side {
+                        Side::Writer(writer) => {
+                            let Some((segments, using)) = writer.try_reading(request.file, *offset, len)? else {
+                                return Ok(false);
+                            };
+                            request.using = Some(using);
+                            segments
+                        }
+                        Side::Reader(reader) => reader.segments(request.file, *offset, len)?,
                     };
-                    request.using = Some(using);
                     request.answer = segments.iter().map(|segment| segment.len()).sum();
                     request.pieces = read_pieces(&segments, request.memory);
                     Stage::Moving
                 }
                 What::Write(position, plan) => {
-                    let Some(writing) = self.writer.try_writing(request.file, *position, len)? else {
+                    let Some(writing) = self.side.writer()?.try_writing(request.file, *position, len)? else {
                         return Ok(false);
                     };
                     *plan = writing.plan;
@@ -334,10 +496,10 @@ impl<'a> Content<'a> {
                     Stage::Allocating(writing.after)
                 }
             },
-            Stage::Allocating(ticket) if self.writer.log.has(ticket)? => Stage::Holding,
+            Stage::Allocating(ticket) if self.side.has(ticket)? => Stage::Holding,
             Stage::Holding => {
                 let What::Write(_, plan) = &request.what else { return Err(broken()) };
-                let Some(hold) = self.writer.sectors.try_hold(plan.parts()) else { return Ok(false) };
+                let Some(hold) = self.side.writer()?.sectors.try_hold(plan.parts()) else { return Ok(false) };
                 request.hold = Some(hold);
                 request.pieces = write_pieces(&plan.runs, request.memory);
                 Stage::Moving
@@ -347,7 +509,7 @@ impl<'a> Content<'a> {
                 match &request.what {
                     _ if request.failed.is_some() => Stage::Done,
                     What::Read(_) => Stage::Done,
-                    What::Write(..) if self.writer.durable => {
+                    What::Write(..) if self.side.writer()?.durable => {
                         self.flush(number, request)?;
                         Stage::Flushing
                     }
@@ -357,7 +519,7 @@ impl<'a> Content<'a> {
             Stage::Moving => return self.submit(number, request),
             Stage::Flushing if request.in_flight == 0 && request.failed.is_none() => self.finish(request)?,
             Stage::Flushing if request.in_flight == 0 => Stage::Done,
-            Stage::Counting(ticket) if self.writer.log.has(ticket)? => Stage::Done,
+            Stage::Counting(ticket) if self.side.has(ticket)? => Stage::Done,
             Stage::Allocating(_) | Stage::Flushing | Stage::Counting(_) | Stage::Done => return Ok(false),
         };
         if matches!(request.stage, Stage::Done) {
@@ -369,7 +531,7 @@ impl<'a> Content<'a> {
     fn finish(&self, request: &Request<'a>) -> Result<Stage> {
         let What::Write(_, plan) = &request.what else { return Err(broken()) };
         let end = request.answer + u64::from(request.memory.len());
-        Ok(Stage::Counting(self.writer.finish_writing(request.file, plan, end)?))
+        Ok(Stage::Counting(self.side.writer()?.finish_writing(request.file, plan, end)?))
     }
 
     fn flush(&mut self, number: u64, request: &mut Request<'a>) -> Result<()> {
@@ -454,6 +616,9 @@ impl<'a> Content<'a> {
         let Some((number, flight)) = self.flights.get_mut(completion.tag as usize).and_then(Option::take) else {
             return;
         };
+        if let Flight::Look(buffer) = flight {
+            return self.land_look(buffer, completion.result);
+        }
         let Some(mut request) = self.requests.remove(&number) else { return };
         request.in_flight -= 1;
         let mut outcome = completion.result;
@@ -472,7 +637,7 @@ impl<'a> Content<'a> {
                 }
                 Some(buffer)
             }
-            Flight::Before(_, buffer) | Flight::Write(buffer) => Some(buffer),
+            Flight::Before(_, buffer) | Flight::Write(buffer) | Flight::Look(buffer) => Some(buffer),
         };
         self.buffers.extend(buffer);
         if let Err(error) = outcome {

@@ -209,6 +209,15 @@ impl Log {
         }
     }
 
+    /// Waits until some transaction came to count, nothing is written any more, or the time is up.
+    pub(super) fn wait_for_any(&self, timeout: Duration) {
+        let queue = lock(&self.shared.queue);
+        if queue.committed < queue.appended && queue.stopped.is_none() {
+            // Whoever asked looks again, whatever it was that ended this.
+            let _ = self.shared.done.wait_timeout(queue, timeout).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Brings everything from the journal into the metadata sectors, and waits for that.
     ///
     /// # Errors

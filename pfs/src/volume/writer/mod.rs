@@ -39,14 +39,14 @@ use super::data::FileMap;
 use super::device::{Device, OpenFile};
 use super::load::{self, Load};
 
-pub use content::{Content, Finished};
+pub use content::{Content, Finished, Fresh};
 pub use log::Statistics;
 pub use pending::Pending;
 pub use transaction::TOO_MANY_FILES;
 
 use log::{Log, Ticket};
 use sectors::Sectors;
-use state::State;
+pub(super) use state::State;
 use transaction::Transaction;
 
 /// How to write a volume.

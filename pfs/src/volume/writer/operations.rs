@@ -1,5 +1,7 @@
 //! What can be done to a volume's names and to files as a whole.
 
+use std::time::Duration;
+
 use blockdev::{Error, Result};
 use nix::errno::Errno;
 
@@ -71,6 +73,19 @@ impl Writer {
     /// ENOENT once it was removed, EISDIR when it is a directory; or damage.
     pub fn file_map(&self, file: Handle) -> Result<FileMap> {
         Ok(self.lock().state.map(file)?.clone())
+    }
+
+    /// How long a file is at this moment, in bytes.
+    ///
+    /// # Errors
+    /// As [`file_map`](Self::file_map).
+    pub fn size(&self, file: Handle) -> Result<u64> {
+        Ok(self.lock().state.map(file)?.size)
+    }
+
+    /// Waits until the journal has something more, or the time is up. Returns at once if it has everything.
+    pub fn await_journal(&self, timeout: Duration) {
+        self.log.wait_for_any(timeout);
     }
 
     /// Looks at all metadata as they are at this moment. Nothing else happens meanwhile.

@@ -19,7 +19,7 @@ use super::transaction::Transaction;
 
 /// The metadata of a volume that is being written.
 #[derive(Debug)]
-pub(super) struct State {
+pub(in crate::volume) struct State {
     metadata: Metadata,
     allocator: Allocator,
     /// What is called how in each directory.
@@ -30,13 +30,13 @@ pub(super) struct State {
 
 /// Where a path leads.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(in crate::volume) struct Place {
     /// In which directory its last name is.
-    pub(super) directory: InodeNo,
+    pub(in crate::volume) directory: InodeNo,
     /// Its last name; none if it leads to the root.
-    pub(super) name: Option<Name>,
+    pub(in crate::volume) name: Option<Name>,
     /// What is called so.
-    pub(super) found: Option<Inode>,
+    pub(in crate::volume) found: Option<Inode>,
 }
 
 impl State {
@@ -44,7 +44,7 @@ impl State {
     ///
     /// # Errors
     /// When they are damaged anywhere on the way from the root.
-    pub(super) fn new(metadata: Metadata) -> Result<Self> {
+    pub(in crate::volume) fn new(metadata: Metadata) -> Result<Self> {
         let allocator = Allocator::new(&metadata)?;
         let mut names: HashMap<InodeNo, HashMap<Name, DirentryNo>> = HashMap::new();
         let mut open = vec![InodeNo::ROOT];
@@ -60,7 +60,7 @@ impl State {
         Ok(Self { metadata, allocator, names, maps: HashMap::new() })
     }
 
-    pub(super) fn metadata(&self) -> &Metadata {
+    pub(in crate::volume) fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
@@ -94,7 +94,7 @@ impl State {
     }
 
     /// Takes over what a transaction changed.
-    pub(super) fn apply(&mut self, objects: &[Object]) {
+    pub(in crate::volume) fn apply(&mut self, objects: &[Object]) {
         for object in objects {
             if let Some((head, name)) = self.name_in(object)
                 && let Some(names) = self.names.get_mut(&head.directory)
@@ -160,7 +160,7 @@ impl State {
     ///
     /// # Errors
     /// ENOENT once it was removed.
-    pub(super) fn inode(&self, handle: Handle) -> Result<Inode> {
+    pub(in crate::volume) fn inode(&self, handle: Handle) -> Result<Inode> {
         let inode = self.metadata.inode(handle.inode)?;
         if !inode.is_used() || inode.btime != handle.btime || inode.name.is_none() {
             return Err(Error::io(format!("what inode {} was is removed", handle.inode), Errno::ENOENT));
@@ -172,7 +172,7 @@ impl State {
     ///
     /// # Errors
     /// ENOENT once it was removed, EISDIR for a directory; or damage.
-    pub(super) fn map(&mut self, file: Handle) -> Result<&FileMap> {
+    pub(in crate::volume) fn map(&mut self, file: Handle) -> Result<&FileMap> {
         self.inode(file)?;
         match self.maps.entry(file.inode) {
             std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
@@ -194,7 +194,7 @@ impl State {
     ///
     /// # Errors
     /// ENOENT, ENOTDIR, ENAMETOOLONG; or damage on the way.
-    pub(super) fn resolve(&self, path: &VolumePath) -> Result<Place> {
+    pub(in crate::volume) fn resolve(&self, path: &VolumePath) -> Result<Place> {
         let failed = |errno, why: &str| Err(Error::io(format!("cannot find {:?}: {why}", path.display()), errno));
         if path.is_too_long() {
             return failed(Errno::ENAMETOOLONG, "the path is too long");
