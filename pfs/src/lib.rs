@@ -30,6 +30,7 @@
 pub mod check;
 pub mod client;
 pub mod copy;
+pub mod daemon;
 pub mod diff;
 pub mod format;
 pub mod growfs;

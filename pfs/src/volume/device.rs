@@ -1,9 +1,11 @@
 //! The file or device that a volume is on, read and written past the page cache: another host may be using it.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,6 +46,17 @@ pub struct Part<'a> {
     pub at: Bda,
     /// What to fill.
     pub into: &'a mut [u8],
+}
+
+/// The device that is called `disk`, below `devices`, which is /dev. A name has no slash: `mapper_x` is /dev/mapper/x, as in
+/// the original.
+#[must_use]
+pub fn device_of(devices: &Path, disk: &[u8]) -> PathBuf {
+    let mut name = disk.to_vec();
+    if let Some(at) = name.windows(7).position(|part| part == b"mapper_") {
+        name[at + 6] = b'/';
+    }
+    devices.join(OsString::from_vec(name))
 }
 
 impl Device {

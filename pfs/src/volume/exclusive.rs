@@ -31,6 +31,14 @@ impl Exclusive {
         let lease = Lease::take(path, &LeaseOptions { host, ..options.clone() }, cancel)?;
         Ok(Self { lease: Some(lease), host: Some(lock) })
     }
+
+    /// Takes the lease alone, for who writes on behalf of others that hold the locks themselves: a daemon's clients.
+    ///
+    /// # Errors
+    /// As [`Lease::take`].
+    pub fn lease(path: &Path, options: &LeaseOptions, cancel: &Cancel) -> Result<Self> {
+        Ok(Self { lease: Some(Lease::take(path, options, cancel)?), host: None })
+    }
 }
 
 impl Fence for Exclusive {

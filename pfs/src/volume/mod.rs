@@ -30,7 +30,7 @@ use crate::format::{LeaderRecord, Object};
 pub(crate) use data::twice;
 pub use data::{FileMap, MappedBlock, Segment};
 pub(crate) use device::takes_writes;
-pub use device::{Device, Part, Source, Witness};
+pub use device::{Device, Part, Source, Witness, device_of};
 pub use exclusive::Exclusive;
 pub use follower::{Follower, LOOK_INTERVAL};
 pub use hostlock::{HostLock, Region};

@@ -9,7 +9,7 @@ use blockdev::{Cancel, Error};
 use nix::errno::Errno;
 use pfs::format::InodeNo;
 use pfs::volume::writer::{Handle, Options, Writer};
-use pfs::volume::{Device, Exclusive, LeaseOptions, Load, Volume, VolumePath};
+use pfs::volume::{Device, Exclusive, LeaseOptions, Load, Volume, VolumePath, device_of};
 use serde::Serialize;
 
 use crate::original;
@@ -163,12 +163,7 @@ impl<'a> Session<'a> {
             let error = Error::invalid(format!("{} is too long for a disk's name", String::from_utf8_lossy(name)));
             return Err(Failure::Exit { error, errno: Errno::ENAMETOOLONG });
         }
-        // Names have no slash: mapper_x is /dev/mapper/x.
-        let mut name = name.to_vec();
-        if let Some(at) = name.windows(7).position(|part| part == b"mapper_") {
-            name[at + 6] = b'/';
-        }
-        Ok(self.original.devices.join(OsString::from_vec(name)))
+        Ok(device_of(&self.original.devices, name))
     }
 
     /// A name below a path, for printing. The original puts a slash between, whatever stands there already.

@@ -369,6 +369,23 @@ impl<'a> Content<'a> {
         }
     }
 
+    /// Goes on with everything that can go on, and appends what is done to `out`. Where nothing can, waits for the device, no
+    /// longer than `wait`; not at all for anything else. Returns whether anything went on.
+    ///
+    /// # Errors
+    /// When the engine itself fails.
+    pub fn turn(&mut self, wait: Duration, out: &mut Vec<Finished>) -> Result<bool> {
+        self.reap(0, None)?;
+        let mut went_on = self.advance_all();
+        if !went_on && self.finished.is_empty() && !wait.is_zero() && self.awaits_device() {
+            self.reap(1, Some(wait))?;
+            went_on = self.advance_all();
+        }
+        went_on |= !self.finished.is_empty();
+        out.extend(self.finished.drain(..).map(|(_, finished)| finished));
+        Ok(went_on)
+    }
+
     fn start(&mut self, tag: u64, file: Handle, what: What, memory: Lent) -> u64 {
         let number = self.next;
         self.next += 1;

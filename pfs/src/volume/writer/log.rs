@@ -45,6 +45,10 @@ pub struct Statistics {
     pub commits: u64,
     /// How often it was written to trim the journal.
     pub trims: u64,
+    /// Bytes of the journal that hold what counts and is in no metadata sector yet.
+    pub journal_used: u64,
+    /// Bytes in the journal.
+    pub journal_size: u64,
 }
 
 /// The journal of a volume that is being written.
@@ -132,6 +136,7 @@ impl Log {
                 let _dies = Dies(&own);
                 match LogWriter::open(device, metadata, journal, leader, durable, fence) {
                     Ok(mut writer) => {
+                        lock(&own.queue).statistics = writer.statistics();
                         // Whoever started this thread waits for the word.
                         let _ = opened.send(Ok(()));
                         own.serve(&mut writer);
@@ -292,7 +297,7 @@ impl Shared {
                 outcome = writer.end();
             }
             queue = lock(&self.queue);
-            queue.statistics = writer.statistics;
+            queue.statistics = writer.statistics();
             if let Err(error) = outcome {
                 return self.stop(queue, &error);
             }
@@ -305,7 +310,7 @@ impl Shared {
                 // Nobody waits for this.
                 let outcome = writer.trim_if_due();
                 queue = lock(&self.queue);
-                queue.statistics = writer.statistics;
+                queue.statistics = writer.statistics();
                 if let Err(error) = outcome {
                     return self.stop(queue, &error);
                 }
@@ -382,6 +387,11 @@ impl LogWriter {
         device.read(Bda::new(at - at % SECTOR_SIZE as u64), &mut last_sector)?;
         let statistics = Statistics::default();
         Ok(Self { device, journal, leader, metadata, dirty, ends, last_sector, durable, fence, statistics })
+    }
+
+    fn statistics(&self) -> Statistics {
+        let journal_used = self.leader.entries() * ENTRY_SIZE as u64;
+        Statistics { journal_used, journal_size: self.journal.size(), ..self.statistics }
     }
 
     /// Writes transactions, so that they count.
