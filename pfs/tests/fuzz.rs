@@ -30,6 +30,30 @@ proptest! {
     }
 }
 
+/// A slot: mostly a request that there is, with fields of any size.
+fn slot() -> impl Strategy<Value = Vec<u8>> {
+    (0u8..7, 0i32..20, sparse(544), prop::collection::vec(any::<u8>(), 0..6000)).prop_map(
+        |(region, number, mut records, text)| {
+            records[4..8].copy_from_slice(&number.to_le_bytes());
+            // The errno of the answer: none, so that what else it says is looked at.
+            records[260..264].fill(0);
+            [vec![region], records, text].concat()
+        },
+    )
+}
+
+#[test]
+fn shared_memory() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let memory = fuzz::SharedMemory::new(directory.path());
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(sensible in slot(), noise in prop::collection::vec(any::<u8>(), 0..1000))| {
+        memory.slot(&sensible);
+        memory.slot(&noise);
+        fuzz::handshake(&noise);
+    });
+}
+
 #[test]
 fn volumes() {
     for name in ["tree-10g", "tree-10g-flushed"] {

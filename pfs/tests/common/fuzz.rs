@@ -11,6 +11,9 @@ use pfs::format::{
     Bda, ChunkHeader, ChunkId, ENTRY_SIZE, InodeNo, JournalEntry, LEADER_AT, LEADER_SIZE, LeaderRecord, LeaseRecord,
     OBJECT_SIZE, Object, SECTOR_SIZE, checksum, entry_fields, header_fields, object_fields,
 };
+use pfs::proto::handshake::SYNC_SIZE;
+use pfs::proto::response::{self, ENTRY_SIZE as DIRENT_SIZE, WireEntry};
+use pfs::proto::{Ack, ChannelNo, Memory, MountRequest, Places, RegionNo, Request, SlotNo};
 use pfs::volume::{Device, FileKind, Volume};
 
 /// The first `N` bytes of the input, zeroes after its end.
@@ -79,6 +82,68 @@ pub fn leader(data: &[u8]) {
         if let Ok(Some(record)) = LeaseRecord::parse(&sector, 0) {
             assert_eq!(LeaseRecord::parse(&record.write(), 0).unwrap(), Some(record));
         }
+    }
+}
+
+/// A page of a client's file, its own or the daemon's: whatever it says is a value, and is written so that it says the same.
+pub fn handshake(data: &[u8]) {
+    let page = array::<SYNC_SIZE>(data);
+    // Text that is no UTF-8, and one that has no end, is written otherwise, and once only.
+    let request = MountRequest::parse(&page);
+    let again = MountRequest::parse(&request.write());
+    assert_eq!(MountRequest::parse(&again.write()), again);
+    assert_eq!((again.flags, again.host, again.epoch), (request.flags, request.host, request.epoch));
+    let ack = Ack::parse(&page);
+    let again = Ack::parse(&ack.write());
+    assert_eq!((again.error, again.connection, again.mount), (ack.error, ack.connection, ack.mount));
+}
+
+/// Shared memory into which anybody writes anything.
+pub struct SharedMemory(Memory);
+
+impl SharedMemory {
+    /// Makes it in a directory, in which nothing is left.
+    pub fn new(directory: &Path) -> Self {
+        let places = Places { shm: directory.to_owned(), ..Places::default() };
+        let (memory, _) = Memory::serve(&places, "fuzz").unwrap();
+        for region in RegionNo::all() {
+            std::fs::remove_file(places.region("fuzz", region)).unwrap();
+        }
+        Self(memory)
+    }
+
+    /// A slot of any bytes: a request, and an answer to it, or none; and a request is put so that it is got back.
+    ///
+    /// The first byte says in which region, the next 256 are the request's, 288 the answer's, the rest is in the buffer, its
+    /// first half at the start and the other where a rename has its second path.
+    pub fn slot(&self, data: &[u8]) {
+        let (region, data) = data.split_first().unwrap_or((&0, &[]));
+        let region = RegionNo::all().nth(usize::from(*region) % 7).unwrap();
+        let channel = self.0.channel(ChannelNo::of(region, 0));
+        let [slot, other] = [0, 1].map(|slot| channel.slot(SlotNo::new(slot).unwrap()));
+        slot.put_request(&array(data));
+        slot.put_response(&array(data.get(256..).unwrap_or_default()));
+        let text = data.get(544..).unwrap_or_default();
+        let text = &text[..text.len().min(4096)];
+        let (first, second) = text.split_at(text.len() / 2);
+        slot.copy_to_buffer(0, first);
+        if region.unit() >= 8192 {
+            slot.copy_to_buffer(4096, second);
+        }
+        let (header, request) = Request::get(slot);
+        let Ok(request) = request else { return };
+        assert!(request.buffer_size() <= region.unit(), "{request:?}");
+        assert!(!request.name().is_empty());
+        request.put(header, other);
+        assert_eq!(Request::get(other), (header, Ok(request.clone())));
+        if let Ok(reply) = response::get(&request, slot) {
+            response::put(request.number(), &Ok(reply.clone()), other);
+            assert_eq!(response::get(&request, other), Ok(reply));
+        }
+        let mut entry = [0; DIRENT_SIZE];
+        slot.copy_from_buffer(0, &mut entry);
+        let entry = WireEntry::parse(&entry);
+        assert_eq!(WireEntry::parse(&entry.write()), entry);
     }
 }
 
