@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use blockdev::buffer::Memory;
-use blockdev::engine::{Choice, Completion, Config, Engine, Kind, Lent, Op, Reserve, Span, Target, uring_works};
+use blockdev::engine::{
+    Choice, Completion, Config, Engine, Kind, Lent, Op, Reserve, Span, Target, Watched, uring_works,
+};
 use blockdev::loopdev;
 use proptest::prelude::*;
 
@@ -305,4 +307,82 @@ proptest! {
         File::open(&disk.path).unwrap().read_exact_at(&mut bytes, 0).unwrap();
         prop_assert!(bytes == model);
     }
+}
+
+#[test]
+fn descriptors_are_watched_while_io_is_waited_for() {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    both(|choice| {
+        let disk = Disk::new(1 << 20);
+        let mut engine = disk.engine(choice, 4, 4, 4096);
+        let (mut far, near) = UnixStream::pair().unwrap();
+        let (_silent, quiet) = UnixStream::pair().unwrap();
+        let mut done = Vec::new();
+        let mut wait = |engine: &mut Engine, timeout| {
+            let mut watched = [Watched::new(near.as_fd(), false), Watched::new(quiet.as_fd(), false)];
+            engine.complete_or_ready(&mut watched, Some(timeout), &mut done).unwrap();
+            assert!(!watched[1].ready(), "nobody wrote there");
+            (std::mem::take(&mut done).len(), watched[0].ready())
+        };
+        let read = |index| Op::Read { file: 0, offset: 0, span: Span::whole(index, 4096) };
+
+        // With nothing in flight, and nothing to be had.
+        assert_eq!(wait(&mut engine, Duration::from_millis(1)), (0, false));
+        far.write_all(b"x").unwrap();
+        assert_eq!(wait(&mut engine, Duration::from_secs(60)), (0, true));
+        // Ready as long as nobody reads it, and I/O completes beside it.
+        for index in 0..4 {
+            engine.submit(u64::from(index), read(index)).unwrap();
+        }
+        let (mut completed, mut seen) = (0, false);
+        while engine.in_flight() > 0 || !seen {
+            let (count, ready) = wait(&mut engine, Duration::from_secs(60));
+            (completed, seen) = (completed + count, seen | ready);
+        }
+        assert_eq!(completed, 4);
+        // Read empty, it is not ready any more; what was watched before must not say so.
+        near.set_nonblocking(true).unwrap();
+        assert_eq!((&near).read(&mut [0; 8]).unwrap(), 1);
+        engine.submit(9, read(0)).unwrap();
+        let (mut completed, mut rounds) = (0, 0);
+        while completed == 0 || rounds < 3 {
+            let (count, ready) = wait(&mut engine, Duration::from_millis(10));
+            // Once it may still be told what was true before.
+            assert!(!ready || rounds == 0, "round {rounds}");
+            (completed, rounds) = (completed + count, rounds + 1);
+        }
+        // The end of the other side is something that happened.
+        drop(far.try_clone().unwrap());
+        far.shutdown(std::net::Shutdown::Both).unwrap();
+        assert!(wait(&mut engine, Duration::from_secs(60)).1);
+        drop(engine);
+    });
+}
+
+#[test]
+fn writes_that_are_made_at_once_are_made() {
+    both(|choice| {
+        let disk = Disk::new(1 << 20);
+        let file = OpenOptions::new().read(true).write(true).open(&disk.path).unwrap();
+        let target = Target::new(file, &disk.path).with_inline_writes();
+        let mut engine = Engine::open(choice, &Config::new(4, 4, 4096), vec![target]).unwrap();
+        for index in 0..4u32 {
+            engine.buffer_mut(index).fill(7 + u8::try_from(index).unwrap());
+            let (offset, span) = (u64::from(index) * 4096, Span::whole(index, 4096));
+            engine.submit(u64::from(index), Op::Write { file: 0, offset, span }).unwrap();
+        }
+        let done = drained(&mut engine);
+        assert!(done.len() == 4 && done.iter().all(|completion| completion.result.is_ok()));
+        let bytes = disk.bytes();
+        assert!((0..4).all(|index| bytes[index * 4096..][..4096].iter().all(|byte| usize::from(*byte) == 7 + index)));
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let target = Target::new(full, "/dev/full").with_inline_writes();
+        let mut engine = Engine::open(choice, &Config::new(4, 4, 4096), vec![target]).unwrap();
+        engine.submit(0, Op::Write { file: 0, offset: 0, span: Span::whole(0, 4096) }).unwrap();
+        let error = drained(&mut engine).pop().unwrap().result.unwrap_err();
+        assert_eq!(error.errno(), Some(libc::ENOSPC));
+    });
 }

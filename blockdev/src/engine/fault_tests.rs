@@ -59,6 +59,10 @@ unsafe impl Backend for Faulty {
         done.append(&mut self.ready);
         Ok(())
     }
+
+    fn wait_or_ready(&mut self, _: &mut [Watched], _: Option<Duration>, done: &mut Vec<Done>) -> io::Result<()> {
+        self.wait(1, None, done)
+    }
 }
 
 fn engine(disk: Vec<u8>, script: &[Fault]) -> Engine {

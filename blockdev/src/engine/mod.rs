@@ -31,10 +31,14 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use nix::sys::time::TimeSpec;
+
 use crate::buffer::Memory;
 use crate::error::{Error, ErrorKind, Result};
 
-pub use op::{Choice, Completion, Config, Kind, Lent, Op, QUEUE_DEPTH_MAX, Reserve, Span, Target};
+pub use op::{
+    Choice, Completion, Config, Kind, Lent, Op, QUEUE_DEPTH_MAX, Reserve, Span, Target, WATCHED_MAX, Watched,
+};
 pub use probe::uring_works;
 
 /// How often in a row an operation that makes no progress (EINTR, EAGAIN) is tried again.
@@ -44,7 +48,7 @@ const RETRIES_MAX: u32 = 1000;
 #[derive(Debug, Clone, Copy)]
 enum Call {
     Read { file: u32, fd: RawFd, at: NonNull<u8>, len: u32, offset: u64, lent: bool },
-    Write { file: u32, fd: RawFd, at: NonNull<u8>, len: u32, offset: u64, lent: bool },
+    Write { file: u32, fd: RawFd, at: NonNull<u8>, len: u32, offset: u64, lent: bool, inline: bool },
     Fdatasync { file: u32, fd: RawFd },
     Fallocate { file: u32, fd: RawFd, mode: i32, offset: u64, len: u64 },
     BlockDiscard { file: u32, fd: RawFd, offset: u64, len: u64 },
@@ -68,6 +72,31 @@ unsafe trait Backend: fmt::Debug {
 
     /// Starts everything pushed, waits until `min` calls are done, the time is up or a signal came, and appends what is done.
     fn wait(&mut self, min: usize, timeout: Option<Duration>, done: &mut Vec<Done>) -> io::Result<()>;
+
+    /// As [`wait`](Self::wait) for one call, but also until one of `watched` is ready, which it notes there.
+    fn wait_or_ready(
+        &mut self,
+        watched: &mut [Watched],
+        timeout: Option<Duration>,
+        done: &mut Vec<Done>,
+    ) -> io::Result<()>;
+}
+
+/// Waits until one of `watched`, or `more`, is ready, `timeout` is up or a signal came.
+fn poll(watched: &mut [Watched], more: Option<Watched>, timeout: Option<Duration>) -> io::Result<()> {
+    let mut fds = [libc::pollfd { fd: -1, events: 0, revents: 0 }; WATCHED_MAX + 1];
+    for (fd, watched) in fds.iter_mut().zip(watched.iter().copied().chain(more)) {
+        *fd = libc::pollfd { fd: watched.fd, events: watched.events, revents: 0 };
+    }
+    let timeout = timeout.map(TimeSpec::from_duration);
+    let timeout = timeout.as_ref().map_or(std::ptr::null(), |timeout| std::ptr::from_ref(timeout.as_ref()));
+    // SAFETY: the descriptors and the time are there; descriptors that are negative or closed are no harm.
+    let ready = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout, std::ptr::null()) };
+    let error = io::Error::last_os_error();
+    for (watched, fd) in watched.iter_mut().zip(&fds) {
+        watched.ready = if ready > 0 { fd.revents } else { 0 };
+    }
+    if ready < 0 && error.raw_os_error() != Some(libc::EINTR) { Err(error) } else { Ok(()) }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -287,7 +316,7 @@ impl Engine {
             }
             Op::Write { offset, span, .. } => {
                 let (offset, len) = left(offset, span.len);
-                Call::Write { file, fd, at: at(span), len, offset, lent: false }
+                Call::Write { file, fd, at: at(span), len, offset, lent: false, inline: target.inline_writes }
             }
             Op::ReadLent { offset, memory, .. } => {
                 let (offset, len) = left(offset, memory.len);
@@ -295,7 +324,7 @@ impl Engine {
             }
             Op::WriteLent { offset, memory, .. } => {
                 let (offset, len) = left(offset, memory.len);
-                Call::Write { file, fd, at: lent(memory), len, offset, lent: true }
+                Call::Write { file, fd, at: lent(memory), len, offset, lent: true, inline: target.inline_writes }
             }
             Op::Fdatasync { .. } => Call::Fdatasync { file, fd },
             Op::Fallocate { mode, offset, len, .. } => Call::Fallocate { file, fd, mode: mode.flags(), offset, len },
@@ -322,7 +351,7 @@ impl Engine {
             let wanted = min.saturating_sub(out.len() - before).min(self.in_flight());
             done.clear();
             if let Err(source) = self.backend.wait(wanted, timeout, &mut done) {
-                break Err(Error::io(format!("cannot wait for I/O on the {} engine", self.kind), source));
+                break Err(self.cannot_wait(source));
             }
             // Only what made no visible progress for another reason than time or a signal is waited for again.
             let continued = done.iter().filter(|done| !self.finish(**done, out)).count();
@@ -332,6 +361,41 @@ impl Engine {
         };
         self.done = done;
         outcome.map(|()| out.len() - before)
+    }
+
+    /// Starts everything submitted, waits until an operation is complete, one of `watched` is ready, `timeout` is up or a
+    /// signal came, and appends what is complete to `out`. Nothing need be in flight. Which of `watched` are
+    /// [ready](Watched::ready) it notes there. It may return for no reason at all.
+    ///
+    /// Returns how many it appended.
+    ///
+    /// # Errors
+    /// When the backend itself fails.
+    ///
+    /// # Panics
+    /// When more than [`WATCHED_MAX`] are to be watched.
+    pub fn complete_or_ready(
+        &mut self,
+        watched: &mut [Watched],
+        timeout: Option<Duration>,
+        out: &mut Vec<Completion>,
+    ) -> Result<usize> {
+        assert!(watched.len() <= WATCHED_MAX, "{} descriptors are to be watched", watched.len());
+        let before = out.len();
+        let mut done = std::mem::take(&mut self.done);
+        done.clear();
+        let outcome = self.backend.wait_or_ready(watched, timeout, &mut done);
+        for done in &done {
+            // What goes on is waited for when it is called next.
+            let _ = self.finish(*done, out);
+        }
+        self.done = done;
+        outcome.map(|()| out.len() - before).map_err(|source| self.cannot_wait(source))
+    }
+
+    #[cold]
+    fn cannot_wait(&self, source: io::Error) -> Error {
+        Error::io(format!("cannot wait for I/O on the {} engine", self.kind), source)
     }
 
     /// Takes a finished call: appends its completion, or pushes the rest of it again and returns false.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -86,13 +87,23 @@ pub struct Target {
     pub(super) file: File,
     pub(super) path: PathBuf,
     pub(super) block_device: bool,
+    pub(super) inline_writes: bool,
 }
 
 impl Target {
     /// `file`, which was opened as `path`.
     pub fn new(file: File, path: impl AsRef<Path>) -> Self {
         let block_device = file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
-        Self { file, path: path.as_ref().to_owned(), block_device }
+        Self { file, path: path.as_ref().to_owned(), block_device, inline_writes: false }
+    }
+
+    /// The same, but io_uring leaves its writes to the thread that submits them, which makes them there and then. Into the
+    /// page cache that is the quicker way: not every file system lets a ring write there (ext4 does not), and handing a write
+    /// of 4 KiB to another thread of the kernel costs more than the write. Where the page cache is full, `submit` waits.
+    #[must_use]
+    pub fn with_inline_writes(mut self) -> Self {
+        self.inline_writes = true;
+        self
     }
 
     /// What it was opened as.
@@ -296,6 +307,32 @@ impl Op {
             Self::Fallocate { .. } => "fallocate",
             Self::Discard { .. } => "discard",
         }
+    }
+}
+
+/// Most descriptors that an engine watches at once.
+pub const WATCHED_MAX: usize = 4;
+
+/// A descriptor that is watched while I/O is waited for: a socket, an event counter.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched {
+    pub(super) fd: RawFd,
+    pub(super) events: i16,
+    pub(super) ready: i16,
+}
+
+impl Watched {
+    /// Watches for something to read, and, if asked for, for room to write.
+    #[must_use]
+    pub fn new(fd: BorrowedFd<'_>, writable: bool) -> Self {
+        let events = if writable { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
+        Self { fd: fd.as_raw_fd(), events, ready: 0 }
+    }
+
+    /// Whether something happened to it, an error or its end included.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.ready != 0
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Backend, Call, Done};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{Backend, Call, Done, Watched};
 use crate::error::{Context, Result};
 
 /// Most threads in the pool; a deeper queue waits its turn.
@@ -27,6 +30,8 @@ struct Shared {
     work_came: Condvar,
     done: Mutex<Vec<Done>>,
     done_came: Condvar,
+    /// Tells who waits for descriptors too that something is done. Made when that is first asked for.
+    signal: OnceLock<EventFd>,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +78,10 @@ impl Shared {
                     let result = perform(call);
                     lock(&self.done).push(Done { slot, result });
                     self.done_came.notify_one();
+                    if let Some(signal) = self.signal.get() {
+                        // It fails only when it would overflow, and then it is set.
+                        let _ = signal.write(1);
+                    }
                     work = lock(&self.work);
                 }
                 None if work.stop => return,
@@ -83,7 +92,7 @@ impl Shared {
 }
 
 /// Makes the system call; its result as io_uring would give it.
-fn perform(call: Call) -> i32 {
+pub(super) fn perform(call: Call) -> i32 {
     let file_offset = |offset: u64| libc::off_t::try_from(offset).unwrap_or(-1);
     let result = match call {
         // SAFETY: the engine lends this range to this call until it is reported done.
@@ -139,6 +148,29 @@ unsafe impl Backend for Threads {
             };
         }
         done.append(&mut finished);
+        Ok(())
+    }
+
+    fn wait_or_ready(
+        &mut self,
+        watched: &mut [Watched],
+        timeout: Option<Duration>,
+        done: &mut Vec<Done>,
+    ) -> io::Result<()> {
+        if self.shared.signal.get().is_none() {
+            let signal = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+            // Nobody else sets it.
+            let _ = self.shared.signal.set(signal);
+        }
+        let signal = self.shared.signal.get().map(|signal| Watched::new(signal.as_fd(), false));
+        // What was done before there was a signal is not waited for.
+        let timeout = if lock(&self.shared.done).is_empty() { timeout } else { Some(Duration::ZERO) };
+        super::poll(watched, signal, timeout)?;
+        if let Some(signal) = self.shared.signal.get() {
+            // Not set is as good.
+            let _ = signal.read();
+        }
+        done.append(&mut lock(&self.shared.done));
         Ok(())
     }
 }

@@ -5,10 +5,10 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use io_uring::squeue::Entry;
-use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 
-use super::{Backend, Call, Done};
+use super::{Backend, Call, Done, WATCHED_MAX, Watched, threads};
 use crate::buffer::Memory;
 
 /// How long the kernel's polling thread stays awake without work, in milliseconds.
@@ -29,11 +29,31 @@ const LARGE_BUFFER: usize = 1 << 20;
 /// All of the engine's memory is registered as this one buffer.
 const MEMORY_INDEX: u16 = 0;
 
+/// In the user data of an entry that watches a descriptor, beside its number.
+const WATCH: u64 = 1 << 32;
+
+/// In the user data of an entry that ends the watching of a descriptor: nobody waits for it.
+const UNWATCH: u64 = 1 << 33;
+
 pub(super) struct Uring {
     ring: IoUring,
     sqpoll: bool,
     buffers_registered: bool,
     in_flight: usize,
+    /// What was done when it was pushed.
+    inline: Vec<Done>,
+    watches: [Watch; WATCHED_MAX],
+}
+
+/// The state of one watched descriptor.
+#[derive(Debug, Clone, Copy, Default)]
+struct Watch {
+    /// What the ring watches, if anything: the descriptor and the events.
+    armed: Option<(RawFd, i16)>,
+    /// How often that changed: an answer to an earlier question is none to this one.
+    generation: u32,
+    /// What happened since somebody asked.
+    ready: i16,
 }
 
 impl std::fmt::Debug for Uring {
@@ -81,7 +101,8 @@ impl Uring {
                 false
             }
         };
-        Ok(Self { ring, sqpoll, buffers_registered, in_flight: 0 })
+        let (inline, watches) = (Vec::new(), Default::default());
+        Ok(Self { ring, sqpoll, buffers_registered, in_flight: 0, inline, watches })
     }
 
     /// The leanest ring this kernel makes: newer flags first.
@@ -109,14 +130,72 @@ impl Uring {
     }
 
     fn reap(&mut self, done: &mut Vec<Done>) {
-        let before = done.len();
-        done.extend(
-            self.ring.completion().map(|entry| Done {
-                slot: u32::try_from(entry.user_data()).unwrap_or(u32::MAX),
-                result: entry.result(),
-            }),
-        );
-        self.in_flight -= done.len() - before;
+        done.append(&mut self.inline);
+        for entry in self.ring.completion() {
+            let (data, result) = (entry.user_data(), entry.result());
+            if let Ok(slot) = u32::try_from(data) {
+                self.in_flight -= 1;
+                done.push(Done { slot, result });
+            } else if data & UNWATCH == 0 {
+                let (index, generation) = unpack(data);
+                let watch = &mut self.watches[index];
+                if watch.generation == generation {
+                    // A failure to watch is for who uses the descriptor to find.
+                    let events =
+                        if result < 0 { libc::POLLERR } else { i16::try_from(result).unwrap_or(libc::POLLERR) };
+                    *watch = Watch { armed: None, ready: watch.ready | events, generation };
+                }
+            }
+        }
+    }
+
+    /// Adds an entry to the queue, making room first where there is none.
+    fn enqueue(&mut self, entry: &Entry) -> io::Result<()> {
+        // SAFETY: what it refers to stays valid until its completion: of calls the engine sees to that; watching has no memory.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            self.ring.submit()?;
+        }
+        Ok(())
+    }
+
+    /// Lets the ring watch what is asked for and not watched yet. Returns whether something is ready already.
+    fn arm(&mut self, watched: &[Watched]) -> io::Result<bool> {
+        let mut ready = false;
+        for index in 0..WATCHED_MAX {
+            let wanted = watched.get(index).map(|watched| (watched.fd, watched.events));
+            let watch = self.watches[index];
+            ready |= wanted.is_some() && watch.ready != 0;
+            if wanted == watch.armed || (wanted.is_some() && watch.ready != 0) {
+                continue;
+            }
+            if watch.armed.is_some() {
+                self.enqueue(&opcode::PollRemove::new(pack(index, watch.generation)).build().user_data(UNWATCH))?;
+            }
+            let generation = watch.generation.wrapping_add(1);
+            self.watches[index] = Watch { armed: wanted, generation, ready: 0 };
+            if let Some((fd, events)) = wanted {
+                let events = u32::from(events.unsigned_abs());
+                let entry = opcode::PollAdd::new(Fd(fd), events).build().user_data(pack(index, generation));
+                self.enqueue(&entry)?;
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Starts what is in the queue, and waits for `missing` completions.
+    fn enter(&mut self, missing: usize, timeout: Option<Duration>) -> io::Result<()> {
+        let outcome = match timeout {
+            Some(timeout) if missing > 0 => {
+                let timeout = Timespec::from(timeout);
+                self.ring.submitter().submit_with_args(missing, &SubmitArgs::new().timespec(&timeout))
+            }
+            _ => self.ring.submit_and_wait(missing),
+        };
+        match outcome.map_err(|error| (error.raw_os_error(), error)) {
+            // Time is up, a signal came, or the kernel is short of something that a completion gives back.
+            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY), _)) => Ok(()),
+            Err((_, error)) => Err(error),
+        }
     }
 
     fn entry(&self, call: Call) -> Entry {
@@ -150,17 +229,17 @@ impl Uring {
 // waits for every call.
 unsafe impl Backend for Uring {
     fn push(&mut self, slot: u32, call: Call) {
+        if let Call::Write { inline: true, .. } = call {
+            self.inline.push(Done { slot, result: threads::perform(call) });
+            return;
+        }
         let entry = self.entry(call).user_data(u64::from(slot));
-        let mut queue = self.ring.submission();
-        // SAFETY: the memory and the file stay valid until the completion: the engine owns both and waits for it.
-        let pushed = unsafe { queue.push(&entry) };
-        let waiting = queue.len();
-        drop(queue);
+        // What the kernel does not take now, `wait` hands over again, and reports why not.
+        let pushed = self.enqueue(&entry);
         // The ring has at least `queue_depth` entries and the engine keeps no more calls than that.
         assert!(pushed.is_ok(), "the submission queue holds what the engine may have in flight");
         self.in_flight += 1;
-        if waiting >= SUBMIT_BATCH {
-            // What the kernel does not take now, `wait` hands over again, and reports why not.
+        if self.ring.submission().len() >= SUBMIT_BATCH {
             let _ = self.ring.submit();
         }
     }
@@ -174,27 +253,47 @@ unsafe impl Backend for Uring {
         if missing == 0 && idle && !self.sqpoll {
             return Ok(());
         }
-        let outcome = match timeout {
-            Some(timeout) if missing > 0 => {
-                let timeout = Timespec::from(timeout);
-                self.ring.submitter().submit_with_args(missing, &SubmitArgs::new().timespec(&timeout))
-            }
-            _ => self.ring.submit_and_wait(missing),
-        };
-        match outcome.map_err(|error| (error.raw_os_error(), error)) {
-            // Time is up, a signal came, or the kernel is short of something that a completion gives back.
-            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY), _)) => {
-                self.reap(done);
-                Ok(())
-            }
-            Err((_, error)) => Err(error),
-        }
+        self.enter(missing, timeout)?;
+        self.reap(done);
+        Ok(())
     }
+
+    fn wait_or_ready(
+        &mut self,
+        watched: &mut [Watched],
+        timeout: Option<Duration>,
+        done: &mut Vec<Done>,
+    ) -> io::Result<()> {
+        self.reap(done);
+        if self.in_flight == 0 && done.is_empty() {
+            // Without a ring it is cheaper.
+            return super::poll(watched, None, timeout);
+        }
+        let ready = self.arm(watched)?;
+        self.enter(usize::from(done.is_empty() && !ready), timeout)?;
+        self.reap(done);
+        for (watched, watch) in watched.iter_mut().zip(&mut self.watches) {
+            watched.ready = std::mem::take(&mut watch.ready);
+        }
+        Ok(())
+    }
+}
+
+/// The user data of an entry that watches descriptor `index`.
+fn pack(index: usize, generation: u32) -> u64 {
+    WATCH | (index as u64) << 34 | u64::from(generation)
+}
+
+fn unpack(data: u64) -> (usize, u32) {
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half, and a small number")]
+    ((data >> 34) as usize % WATCHED_MAX, data as u32)
 }
 
 impl Drop for Uring {
     fn drop(&mut self) {
         let mut done = Vec::new();
+        // A descriptor that is watched is held, too. What cannot be ended here ends when the kernel takes the ring apart.
+        let _ = self.arm(&[]).and_then(|_| self.enter(0, None));
         while self.in_flight > 0 {
             done.clear();
             if self.wait(1, None, &mut done).is_err() {
