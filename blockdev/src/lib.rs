@@ -8,6 +8,7 @@
 
 pub mod buffer;
 pub mod cancel;
+pub mod emulate;
 pub mod engine;
 pub mod error;
 pub mod extents;

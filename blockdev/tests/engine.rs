@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use blockdev::buffer::Memory;
 use blockdev::engine::{
-    Choice, Completion, Config, Engine, Kind, Lent, Op, Reserve, Span, Target, Watched, uring_works,
+    Choice, Completion, Config, Engine, Interest, Kind, Lent, Op, Reserve, Span, Target, Watched, uring_works,
 };
 use blockdev::loopdev;
 use proptest::prelude::*;
@@ -322,7 +322,8 @@ fn descriptors_are_watched_while_io_is_waited_for() {
         let (_silent, quiet) = UnixStream::pair().unwrap();
         let mut done = Vec::new();
         let mut wait = |engine: &mut Engine, timeout| {
-            let mut watched = [Watched::new(near.as_fd(), false), Watched::new(quiet.as_fd(), false)];
+            let mut watched =
+                [Watched::new(near.as_fd(), Interest::Readable), Watched::new(quiet.as_fd(), Interest::Readable)];
             engine.complete_or_ready(&mut watched, Some(timeout), &mut done).unwrap();
             assert!(!watched[1].ready(), "nobody wrote there");
             (std::mem::take(&mut done).len(), watched[0].ready())

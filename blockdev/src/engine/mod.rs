@@ -37,7 +37,7 @@ use crate::buffer::Memory;
 use crate::error::{Error, ErrorKind, Result};
 
 pub use op::{
-    Choice, Completion, Config, Kind, Lent, Op, QUEUE_DEPTH_MAX, Reserve, Span, Target, WATCHED_MAX, Watched,
+    Choice, Completion, Config, Interest, Kind, Lent, Op, QUEUE_DEPTH_MAX, Reserve, Span, Target, WATCHED_MAX, Watched,
 };
 pub use probe::uring_works;
 

@@ -112,6 +112,12 @@ impl Target {
         &self.path
     }
 
+    /// Whether it is a block device.
+    #[must_use]
+    pub fn is_block_device(&self) -> bool {
+        self.block_device
+    }
+
     /// The open file.
     #[must_use]
     pub fn file(&self) -> &File {
@@ -321,11 +327,26 @@ pub struct Watched {
     pub(super) ready: i16,
 }
 
+/// What a descriptor is watched for. An error, and the end of its other side, always count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// There is something to read.
+    Readable,
+    /// There is room to write.
+    Writable,
+    /// Either.
+    Both,
+}
+
 impl Watched {
-    /// Watches for something to read, and, if asked for, for room to write.
+    /// `fd`, watched for what `interest` says.
     #[must_use]
-    pub fn new(fd: BorrowedFd<'_>, writable: bool) -> Self {
-        let events = if writable { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
+    pub fn new(fd: BorrowedFd<'_>, interest: Interest) -> Self {
+        let events = match interest {
+            Interest::Readable => libc::POLLIN,
+            Interest::Writable => libc::POLLOUT,
+            Interest::Both => libc::POLLIN | libc::POLLOUT,
+        };
         Self { fd: fd.as_raw_fd(), events, ready: 0 }
     }
 

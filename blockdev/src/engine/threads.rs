@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{Backend, Call, Done, Watched};
+use super::{Backend, Call, Done, Interest, Watched};
 use crate::error::{Context, Result};
 
 /// Most threads in the pool; a deeper queue waits its turn.
@@ -162,7 +162,7 @@ unsafe impl Backend for Threads {
             // Nobody else sets it.
             let _ = self.shared.signal.set(signal);
         }
-        let signal = self.shared.signal.get().map(|signal| Watched::new(signal.as_fd(), false));
+        let signal = self.shared.signal.get().map(|signal| Watched::new(signal.as_fd(), Interest::Readable));
         // What was done before there was a signal is not waited for.
         let timeout = if lock(&self.shared.done).is_empty() { timeout } else { Some(Duration::ZERO) };
         super::poll(watched, signal, timeout)?;

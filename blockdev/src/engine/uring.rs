@@ -269,8 +269,13 @@ unsafe impl Backend for Uring {
             // Without a ring it is cheaper.
             return super::poll(watched, None, timeout);
         }
+        if !done.is_empty() {
+            // Somebody who has something to do does not ask the kernel about descriptors first.
+            watched.iter_mut().for_each(|watched| watched.ready = 0);
+            return self.enter(0, None);
+        }
         let ready = self.arm(watched)?;
-        self.enter(usize::from(done.is_empty() && !ready), timeout)?;
+        self.enter(usize::from(!ready), timeout)?;
         self.reap(done);
         for (watched, watch) in watched.iter_mut().zip(&mut self.watches) {
             watched.ready = std::mem::take(&mut watch.ready);

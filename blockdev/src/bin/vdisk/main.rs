@@ -8,6 +8,7 @@ mod grow;
 mod info;
 mod list;
 mod report;
+mod serve;
 mod verify;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ enum Command {
     Grow(grow::Args),
     Info(info::Args),
     List(list::Args),
+    Serve(serve::Args),
     Verify(verify::Args),
 }
 
@@ -56,6 +58,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Grow(args) => grow::run(args, cli.output),
         Command::Info(args) => info::run(args, cli.output),
         Command::List(args) => list::run(args, cli.output),
+        Command::Serve(args) => serve::run(args, cli.output),
         Command::Verify(args) => verify::run(args, cli.output),
     }
 }
