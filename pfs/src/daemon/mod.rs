@@ -142,7 +142,7 @@ pub(crate) struct State {
     open: Arc<Open>,
     log: Arc<Log>,
     seen: Arc<Mutex<Vec<Client>>>,
-    crew: Crew,
+    crew: Arc<Crew>,
     counters: Vec<Counters>,
 }
 
@@ -159,8 +159,9 @@ pub fn serve(options: &Options, mut claim: Claim, cancel: &Cancel, ready: impl F
     let hosts_max = inspect(&options.device)?;
     let slots = Arc::new(Slots::serve(&options.places, &options.disk)?);
     let how = How { path: options.device.clone(), durable: options.durable, engine: options.engine };
-    let mounts = Arc::new(Mounts::new(how, cancel.clone()));
     let workers = options.workers.clamp(1, WORKERS_MAX) as usize;
+    let crew = Arc::new(Crew::new(workers, options.busy_poll));
+    let mounts = Arc::new(Mounts::new(how, cancel.clone(), Arc::clone(&crew)));
     let state = State {
         disk: options.disk.clone(),
         device: options.device.clone(),
@@ -170,7 +171,7 @@ pub fn serve(options: &Options, mut claim: Claim, cancel: &Cancel, ready: impl F
         open: Arc::default(),
         log: Arc::clone(&log),
         seen: Arc::default(),
-        crew: Crew::new(workers, options.busy_poll),
+        crew,
         counters: (0..workers).map(|_| Counters::default()).collect(),
     };
     log.info(&format!("serving {} as disk {} with {workers} workers", options.device.display(), options.disk));
@@ -210,7 +211,7 @@ fn run(options: &Options, state: &State, hosts_max: u8, cancel: &Cancel, ready: 
         let _stop = StopOnDrop(&state.crew);
         let workers = state.counters.iter().enumerate().map(|(index, counters)| {
             let around = Surroundings { disk: &state.disk, slots: &state.slots, counters, log: &state.log };
-            let (of, crew, mounts) = (state.counters.len(), &state.crew, &*state.mounts);
+            let (of, crew, mounts) = (state.counters.len(), &*state.crew, &*state.mounts);
             let worker = Worker { index, of, crew, mounts, around };
             std::thread::Builder::new()
                 .name(format!("pfsd-{index}"))

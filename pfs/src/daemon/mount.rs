@@ -13,6 +13,8 @@ use crate::proto::{MountFlags, MountId};
 use crate::volume::writer::{Options, Writer};
 use crate::volume::{Exclusive, LeaseOptions, Reader};
 
+use super::worker::Crew;
+
 /// The number of the mount: there is one at a time, and all clients have the same.
 pub(super) const MOUNT: MountId = MountId(0);
 
@@ -55,6 +57,8 @@ pub(super) struct Mounts {
     current: Mutex<Current>,
     /// How often it changed.
     generation: AtomicU64,
+    /// Who works on it.
+    crew: Arc<Crew>,
 }
 
 /// One host of the volume, by its clients.
@@ -74,8 +78,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Mounts {
-    pub(super) fn new(how: How, cancel: Cancel) -> Self {
-        Self { how, cancel, current: Mutex::new(Current::Unmounted), generation: AtomicU64::new(0) }
+    pub(super) fn new(how: How, cancel: Cancel, crew: Arc<Crew>) -> Self {
+        Self { how, cancel, current: Mutex::new(Current::Unmounted), generation: AtomicU64::new(0), crew }
     }
 
     /// How often the mount changed: whoever works on one looks whether it still is the one.
@@ -92,7 +96,10 @@ impl Mounts {
     fn set(&self, new: Current) -> Current {
         let mut current = lock(&self.current);
         self.generation.fetch_add(1, Ordering::AcqRel);
-        std::mem::replace(&mut current, new)
+        let before = std::mem::replace(&mut *current, new);
+        drop(current);
+        self.crew.rouse();
+        before
     }
 
     /// Lets the workers end what they are doing, and gives the volume back.

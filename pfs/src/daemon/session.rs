@@ -377,8 +377,13 @@ impl<'a> Session<'a> {
             }
             Request::Fstat { file } => Reply::Stat(wire(&looks.stat(handle(file)?)?)),
             Request::Stat { path } => Reply::Stat(wire(&looks.stat(looks.lookup(&self.path(&path)?)?)?)),
-            Request::Access { path, .. } => {
-                looks.lookup(&self.path(&path)?)?;
+            Request::Access { path, mode } => {
+                // What is not there may not be used, says the original.
+                let missing = if mode == libc::F_OK { Errno::ENOENT } else { Errno::EACCES };
+                looks.lookup(&self.path(&path)?).map_err(|error| match error.errno() {
+                    Some(libc::ENOENT | libc::ENOTDIR) => Error::io("there is no such file", missing),
+                    _ => error,
+                })?;
                 Reply::Done
             }
             Request::Chdir { path } => {

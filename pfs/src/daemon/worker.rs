@@ -61,6 +61,13 @@ impl Crew {
     /// Tells all workers to end what they are doing, and to do nothing more.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        self.rouse();
+    }
+
+    /// Lets all that are parked look whether they still should be.
+    pub(super) fn rouse(&self) {
+        // With the lock, so that none that has looked already and does not wait yet misses it.
+        let _parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         self.called.notify_all();
     }
 
@@ -85,15 +92,16 @@ impl Crew {
         }
     }
 
-    /// Parks until called, unless this is the last one. Returns whether it did.
-    fn park(&self) -> bool {
+    /// Parks until called, or until the mount is not of this generation any more: whoever is parked may have it open. The last
+    /// one does not park. Returns whether it did.
+    fn park(&self, mounts: &Mounts, generation: u64) -> bool {
         let leave = |active: usize| active.checked_sub(1).filter(|left| *left > 0);
         if self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, leave).is_err() {
             return false;
         }
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         parked.waiting += 1;
-        while parked.calls == 0 && !self.is_stopped() {
+        while parked.calls == 0 && !self.is_stopped() && mounts.generation() == generation {
             parked = self.called.wait(parked).unwrap_or_else(PoisonError::into_inner);
         }
         parked.waiting -= 1;
@@ -140,7 +148,7 @@ impl Worker<'_> {
         let slots = self.around.slots;
         let mut first = self.first(slots);
         let mut session: Option<Session<'_>> = None;
-        let mut idle = Idle::new(self.crew);
+        let mut idle = Idle::new(self.crew, self.mounts, generation);
         loop {
             let leaving = self.mounts.generation() != generation || self.crew.is_stopped();
             let mut found = false;
@@ -203,7 +211,7 @@ impl Worker<'_> {
 
     /// Answers that there is no volume, for as long as there is none.
     fn refuse(&self, generation: u64) {
-        let mut idle = Idle::new(self.crew);
+        let mut idle = Idle::new(self.crew, self.mounts, generation);
         while self.mounts.generation() == generation && !self.crew.is_stopped() {
             let found = self.around.slots.scan(self.first(self.around.slots), |found| {
                 match found {
@@ -224,13 +232,15 @@ impl Worker<'_> {
 #[derive(Debug)]
 struct Idle<'a> {
     crew: &'a Crew,
+    mounts: &'a Mounts,
+    generation: u64,
     since: Option<Instant>,
     nap: Duration,
 }
 
 impl<'a> Idle<'a> {
-    fn new(crew: &'a Crew) -> Self {
-        Self { crew, since: None, nap: NAP_MIN }
+    fn new(crew: &'a Crew, mounts: &'a Mounts, generation: u64) -> Self {
+        Self { crew, mounts, generation, since: None, nap: NAP_MIN }
     }
 
     /// There was something to do.
@@ -249,7 +259,7 @@ impl<'a> Idle<'a> {
         if idle < SPIN {
             // Whoever is about to ask may need this processor for that.
             std::thread::yield_now();
-        } else if idle > STAY && self.crew.park() {
+        } else if idle > STAY && self.crew.park(self.mounts, self.generation) {
             self.begin();
         } else {
             std::thread::sleep(self.nap);
