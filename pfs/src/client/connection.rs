@@ -144,7 +144,7 @@ impl Connection {
     }
 
     fn file(&self) -> Result<&File> {
-        self.file.as_ref().ok_or_else(|| refused(&self.disk, Errno::ENOTCONN, "the connection is closed"))
+        self.file.as_ref().ok_or_else(|| refused(&self.disk, libc::ENOTCONN, "the connection is closed"))
     }
 
     /// Leaves, and waits until pfsd has noticed.
@@ -210,13 +210,13 @@ fn make(path: &std::path::Path, until: Instant) -> Result<File> {
 
 /// That pfsd does not let us in.
 fn refusal(disk: &str, error: i32, text: &str) -> Error {
-    let errno = Errno::from_raw(error.saturating_abs());
+    let errno = error.saturating_abs();
     let error = refused(disk, errno, if text.is_empty() { "it does not say why" } else { text });
-    match errno {
-        Errno::ECONNREFUSED => error.with_hint("it has as many clients as it can have: let one of them go first"),
-        Errno::EINVAL => error.with_hint(
-            "is there a volume on the disk, does it have this host, and does no other client use the same host to write?",
-        ),
-        _ => error,
+    if errno == libc::ECONNREFUSED {
+        return error.with_hint("it has as many clients as it can have: let one of them go first");
     }
+    // The original's has errors of its own, too, and says the same of all.
+    let hint =
+        "is there a volume on the disk, does it have this host, and does no other client use the same host to write?";
+    error.with_hint(hint)
 }

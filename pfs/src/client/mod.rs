@@ -39,7 +39,6 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use blockdev::{Error, ErrorKind, Result};
-use nix::errno::Errno;
 
 use crate::proto::{
     CLUSTER, ChannelNo, ConnectionId, DISK_NAME_MAX, Memory, MountEpoch, MountFlags, MountId, MountRequest, Owner,
@@ -138,7 +137,7 @@ impl Client {
         let request = request(disk, options, &mount);
         let (connection, ack) = Connection::open(disk, options, &request)?;
         let id =
-            ack.connection.ok_or_else(|| refused(disk, Errno::EPROTO, "it did not say which connection this is"))?;
+            ack.connection.ok_or_else(|| refused(disk, libc::EPROTO, "it did not say which connection this is"))?;
         let memory = Memory::open(|region| PathBuf::from(&ack.regions[region.index()]))?;
         Ok(Self {
             disk: disk.to_owned(),
@@ -163,7 +162,7 @@ impl Client {
     /// as it was then.
     pub fn remount(&self, flags: MountFlags) -> Result<()> {
         let mut mount = self.mount.lock().unwrap_or_else(PoisonError::into_inner);
-        let refuse = |why: &str| Err(refused(&self.disk, Errno::EINVAL, why));
+        let refuse = |why: &str| Err(refused(&self.disk, libc::EINVAL, why));
         if mount.flags.has(MountFlags::WRITE) {
             return refuse("it is mounted for writing already");
         }
@@ -175,7 +174,7 @@ impl Client {
         let next = Mount { flags, epoch: MountEpoch(ack.epoch.0.wrapping_add(1)), _host: Some(host) };
         let ack = self.connection.ask(&self.disk, &self.options, &request(&self.disk, &self.options, &next), None)?;
         if ack.remount_error != 0 {
-            let errno = Errno::from_raw(ack.remount_error.saturating_abs());
+            let errno = ack.remount_error.saturating_abs();
             return Err(refused(&self.disk, errno, "it could not mount the disk for writing"));
         }
         *mount = next;
@@ -273,6 +272,7 @@ fn host_lock(disk: &str, options: &ConnectOptions) -> Result<Option<HostLock>> {
 }
 
 /// That pfsd does not do it.
-fn refused(disk: &str, errno: Errno, why: &str) -> Error {
-    Error::io(format!("the pfsd of {disk} refused: {why}"), errno).with_kind(ErrorKind::Refused)
+fn refused(disk: &str, errno: i32, why: &str) -> Error {
+    let source = std::io::Error::from_raw_os_error(errno);
+    Error::io(format!("the pfsd of {disk} refused: {why}"), source).with_kind(ErrorKind::Refused)
 }

@@ -110,7 +110,8 @@ impl Client {
     /// Whether there is a file or directory; `mode` is access(2)'s, but everybody may do everything.
     ///
     /// # Errors
-    /// ENOENT when there is none; EINVAL for a mode that asks nothing; when the pfsd is gone.
+    /// When there is none, ENOENT for `F_OK` and EACCES for all else, as the original has it; EINVAL for a mode that asks
+    /// nothing; when the pfsd is gone.
     pub fn access(&self, path: impl AsRef<[u8]>, mode: i32) -> Result<()> {
         let path = path.as_ref();
         let access = || {

@@ -6,6 +6,7 @@ pub mod fuzz;
 pub mod image;
 pub mod large;
 pub mod model;
+pub mod raw;
 pub mod script;
 
 use std::fs::{self, File, OpenOptions};
