@@ -1,5 +1,6 @@
 //! A cluster: what is known of it, where it runs and what runs there.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use blockdev::{Cancel, Error, ErrorKind, Result};
@@ -11,9 +12,9 @@ use crate::doctor::Finding;
 use crate::engine::polardb::{PolarDb, WORKERS_DEFAULT};
 use crate::engine::postgres::{Postgres, SUPERUSER};
 use crate::engine::{Engine, Loss};
-use crate::plan::{Observer, Plan};
+use crate::plan::{Event, Observer, Plan};
 use crate::runtime::docker::{Docker, Endpoint};
-use crate::runtime::local::Local;
+use crate::runtime::local::{Local, ports};
 use crate::runtime::{Devices, Runtime};
 use crate::state::{ClusterDirectory, Lock, Note, Record, StateDirectory};
 use crate::topology::{Name, Node, Role, Topology};
@@ -167,6 +168,50 @@ impl Cluster {
         self.plan(loss)?.run(observer, &self.cancel)
     }
 
+    /// The same, where nobody has asked for the ports of the nodes `movable`, and none of these runs yet: one whose port is
+    /// taken by somebody else meanwhile gets another, which is none of `avoid`.
+    ///
+    /// # Errors
+    /// That of the step that failed.
+    pub fn converge_somewhere(
+        &mut self,
+        movable: &[Name],
+        avoid: &HashSet<u16>,
+        lock: &Lock,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        const TRIES: u32 = 5;
+        for _ in 1..TRIES {
+            match self.converge(Loss::Refuse, observer) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => {
+                    if !self.move_away(movable, avoid, observer)? {
+                        return Err(error);
+                    }
+                    self.directory.save(&self.record, lock)?;
+                }
+                outcome => return outcome,
+            }
+        }
+        self.converge(Loss::Refuse, observer)
+    }
+
+    /// Whether one of the nodes `movable` had to get another port.
+    fn move_away(&mut self, movable: &[Name], avoid: &HashSet<u16>, observer: &mut dyn Observer) -> Result<bool> {
+        let mut moved = false;
+        for name in movable {
+            let node = self.record.topology.node(name.as_str())?.clone();
+            if !self.runtime.is_port_taken(&node)? {
+                continue;
+            }
+            let ours = self.record.topology.nodes().iter().map(|node| node.port);
+            let port = ports::pick(None, &avoid.iter().copied().chain(ours).collect())?;
+            observer.event(&Event::PortMoved { node: name.as_str(), from: node.port, to: port })?;
+            self.record.topology = self.record.topology.with_port(name, port)?;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
     /// Starts these nodes.
     ///
     /// # Errors
@@ -210,17 +255,25 @@ impl Cluster {
         Ok(())
     }
 
-    /// Adds a replica, and makes it.
+    /// Adds a replica, and makes it. One that `may_move` gets a port that is none of `avoid` if its own is taken meanwhile.
     ///
     /// # Errors
     /// When the name or the port is used already, or that of the step that failed: `up` goes on then.
-    pub fn add_replica(mut self, replica: Node, lock: &Lock, observer: &mut dyn Observer) -> Result<Self> {
+    pub fn add_replica(
+        mut self,
+        replica: Node,
+        may_move: bool,
+        avoid: &HashSet<u16>,
+        lock: &Lock,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let movable: Vec<Name> = may_move.then(|| replica.name.clone()).into_iter().collect();
         let mut nodes = self.record.topology.nodes().to_vec();
         nodes.push(replica);
         self.record.topology = Topology::new(nodes)?;
         crate::doctor::refuse_errors(&self.findings()?)?;
         self.directory.save(&self.record, lock)?;
-        self.converge(Loss::Refuse, observer)?;
+        self.converge_somewhere(&movable, avoid, lock, observer)?;
         Ok(self)
     }
 

@@ -44,6 +44,16 @@ pub enum Event<'a> {
         #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
         elapsed: Duration,
     },
+    /// A node gets another port than the one that was picked for it: somebody else has taken that meanwhile. The plan begins
+    /// anew.
+    PortMoved {
+        /// The node.
+        node: &'a str,
+        /// Its port until now.
+        from: u16,
+        /// Its port from now on.
+        to: u16,
+    },
     /// A step failed, and the plan with it.
     StepFailed {
         /// Which, from 1.
@@ -154,6 +164,9 @@ impl Observer for Lines {
                 let how = if *outcome == Outcome::Found { "already done" } else { "done" };
                 let clear = if terminal { "\x1b[K" } else { "" };
                 writeln!(err, "[{number:>2}/{total}] {elapsed:7.2}s {step:+7.2}s {title}: {how}{clear}")
+            }
+            Event::PortMoved { node, from, to } => {
+                writeln!(err, "port {from} of {node} was taken by somebody else meanwhile: it gets {to}")
             }
             Event::StepFailed { number, total, title, .. } => {
                 writeln!(err, "[{number:>2}/{total}]                  {title}: failed")

@@ -186,6 +186,7 @@ impl ClusterDirectory {
             Note::Formatting => "disk.formatting",
             Note::Formatted => "disk.formatted",
             Note::Copying => "disk.copying",
+            Note::Heartbeat => "heartbeat",
         })
     }
 
@@ -276,17 +277,19 @@ impl ClusterDirectory {
     }
 }
 
-/// How far a cluster has come with its shared disk.
+/// How far a cluster has come: what cannot be seen of it, or not at all times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
-    /// Its image is made, or was.
+    /// The image of its shared disk is made, or was.
     Making,
-    /// It was looked at, may be formatted, and is.
+    /// The disk was looked at, may be formatted, and is.
     Formatting,
     /// It was formatted.
     Formatted,
     /// The database is copied onto it, and not all of it may be there.
     Copying,
+    /// The primary has a heartbeat.
+    Heartbeat,
 }
 
 fn remove_note(path: &Path) -> Result<()> {

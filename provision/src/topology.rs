@@ -212,6 +212,15 @@ impl Topology {
         &self.0[1..]
     }
 
+    /// The same with another port for the node called `name`.
+    ///
+    /// # Errors
+    /// When another node has that port.
+    pub fn with_port(&self, name: &Name, port: u16) -> Result<Self> {
+        let moved = |node: &Node| Node { port: if node.name == *name { port } else { node.port }, ..node.clone() };
+        Self::new(self.0.iter().map(moved).collect())
+    }
+
     /// The node called `name`.
     ///
     /// # Errors

@@ -18,6 +18,9 @@ use crate::topology::{Name, Node, NodeSpec, Role, Topology, check_specs};
 pub struct Up {
     cluster: Cluster,
     lock: Option<Lock>,
+    /// New nodes for whose ports nobody has asked.
+    movable: Vec<Name>,
+    elsewhere: HashSet<u16>,
     /// What the person should know.
     pub notices: Vec<String>,
 }
@@ -53,10 +56,12 @@ impl Up {
         let wanted = layers.nodes()?;
         let elsewhere = ports_of_others(state, &name);
         let mut notices = Vec::new();
+        let movable;
         let record = match made {
             Some(mut made) => {
                 config.check_unchanged(&made.config, |key| layers.origin(key).to_string())?;
-                let (topology, surplus) = grow(&made.topology, wanted, &elsewhere)?;
+                let Grown { topology, surplus, movable: new } = grow(&made.topology, wanted, &elsewhere)?;
+                movable = new;
                 if !surplus.is_empty() {
                     notices.push(format!(
                         "{} stays, though it is not asked for any more: `provision replica remove` takes a replica away",
@@ -69,11 +74,12 @@ impl Up {
             None => {
                 pin(&mut config)?;
                 let specs = specs(wanted, config.port)?;
+                movable = without_port(&specs);
                 Record::new(config, assign_ports(&[], specs, &elsewhere)?)?
             }
         };
         let cluster = Cluster::new(directory, record, cancel)?;
-        Ok(Self { cluster, lock, notices })
+        Ok(Self { cluster, lock, movable, elsewhere, notices })
     }
 
     /// Lets the shared disk be formatted although it holds something.
@@ -97,7 +103,7 @@ impl Up {
     /// # Errors
     /// That of the step that failed; `up` goes on from there.
     pub fn run(self, observer: &mut dyn Observer) -> Result<Cluster> {
-        let Self { cluster, lock, .. } = self;
+        let Self { mut cluster, lock, movable, elsewhere, .. } = self;
         let lock = match lock {
             Some(lock) => lock,
             None => {
@@ -109,12 +115,18 @@ impl Up {
             }
         };
         cluster.directory.save(&cluster.record, &lock)?;
-        cluster.converge(Loss::Refuse, observer)?;
+        cluster.converge_somewhere(&movable, &elsewhere, &lock, observer)?;
         Ok(cluster)
     }
 }
 
-fn ports_of_others(state: &StateDirectory, name: &Name) -> HashSet<u16> {
+/// The names of nodes for whose ports nobody has asked.
+fn without_port(specs: &[NodeSpec]) -> Vec<Name> {
+    specs.iter().filter(|spec| spec.port.is_none()).map(|spec| spec.name.clone()).collect()
+}
+
+/// The ports of the nodes of all clusters but the one called `name`.
+pub fn ports_of_others(state: &StateDirectory, name: &Name) -> HashSet<u16> {
     let others = state.records().into_iter().filter(|record| record.config.name != *name);
     others.flat_map(|record| record.topology.nodes().iter().map(|node| node.port).collect::<Vec<_>>()).collect()
 }
@@ -166,9 +178,18 @@ fn assign_ports(kept: &[Node], added: Vec<NodeSpec>, elsewhere: &HashSet<u16>) -
     Topology::new(kept.iter().cloned().map(Ok).chain(new).collect::<Result<_>>()?)
 }
 
-/// What exists and what is asked for as one: nodes are added, never taken away. Also the names of those that are not asked
-/// for any more.
-fn grow(existing: &Topology, wanted: Wanted, elsewhere: &HashSet<u16>) -> Result<(Topology, Vec<String>)> {
+/// What exists and what is asked for as one.
+#[derive(Debug)]
+struct Grown {
+    topology: Topology,
+    /// The names of nodes that are not asked for any more.
+    surplus: Vec<String>,
+    /// Those of new nodes for whose ports nobody has asked.
+    movable: Vec<Name>,
+}
+
+/// What exists and what is asked for as one: nodes are added, never taken away.
+fn grow(existing: &Topology, wanted: Wanted, elsewhere: &HashSet<u16>) -> Result<Grown> {
     let known = |name: &Name| existing.node(name.as_str()).is_ok();
     let (added, surplus): (Vec<NodeSpec>, Vec<String>) = match wanted {
         Wanted::Unsaid => (Vec::new(), Vec::new()),
@@ -190,7 +211,8 @@ fn grow(existing: &Topology, wanted: Wanted, elsewhere: &HashSet<u16>) -> Result
             (specs.into_iter().filter(|spec| !known(&spec.name)).collect(), surplus)
         }
     };
-    Ok((assign_ports(existing.nodes(), added, elsewhere)?, surplus))
+    let movable = without_port(&added);
+    Ok(Grown { topology: assign_ports(existing.nodes(), added, elsewhere)?, surplus, movable })
 }
 
 fn check_same(existing: &Topology, spec: &NodeSpec) -> Result<()> {
@@ -271,15 +293,17 @@ mod tests {
     fn a_cluster_grows_and_never_shrinks() {
         let none = HashSet::new();
         let existing = made(Wanted::Replicas(2), Some(6000));
-        let (same, surplus) = grow(&existing, Wanted::Unsaid, &none).unwrap();
-        assert_eq!((same, surplus.len()), (existing.clone(), 0));
-        let (grown, _) = grow(&existing, Wanted::Replicas(3), &none).unwrap();
-        assert_eq!(names(&grown), ["primary", "replica1", "replica2", "replica3"]);
-        let (kept, surplus) = grow(&existing, Wanted::Replicas(1), &none).unwrap();
-        assert_eq!((kept, surplus), (existing.clone(), vec!["replica2".to_owned()]));
-        let (grown, surplus) = grow(&existing, nodes(&["primary=primary", "extra=replica"]), &none).unwrap();
-        assert_eq!(names(&grown), ["primary", "replica1", "replica2", "extra"]);
-        assert_eq!(surplus, ["replica1", "replica2"]);
+        let same = grow(&existing, Wanted::Unsaid, &none).unwrap();
+        assert_eq!((same.topology, same.surplus.len(), same.movable.len()), (existing.clone(), 0, 0));
+        let grown = grow(&existing, Wanted::Replicas(3), &none).unwrap();
+        assert_eq!(names(&grown.topology), ["primary", "replica1", "replica2", "replica3"]);
+        assert_eq!(grown.movable, ["replica3".parse().unwrap()]);
+        let kept = grow(&existing, Wanted::Replicas(1), &none).unwrap();
+        assert_eq!((kept.topology, kept.surplus), (existing.clone(), vec!["replica2".to_owned()]));
+        let grown = grow(&existing, nodes(&["primary=primary", "extra=replica", "x=replica:7"]), &none).unwrap();
+        assert_eq!(names(&grown.topology), ["primary", "replica1", "replica2", "extra", "x"]);
+        assert_eq!(grown.surplus, ["replica1", "replica2"]);
+        assert_eq!(grown.movable, ["extra".parse().unwrap()]);
     }
 
     #[test]

@@ -399,6 +399,117 @@ fn interrupted_it_goes_on_or_goes_away() {
     place.gone();
 }
 
+/// Tries again and again until it is so.
+fn soon(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_heartbeat_goes_on_until_it_is_stopped() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    let kept = |ms: Option<u64>| {
+        let (_, out, err) = place.run(&["status", "--output", "json"]);
+        let nodes: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{err}"));
+        assert_eq!(nodes[0]["heartbeat_ms"], serde_json::json!(ms), "{nodes}");
+    };
+    // The primary writes, and it is nobody else.
+    let beats = || {
+        let position = || place.sql("primary", "SELECT pg_current_wal_flush_lsn()");
+        let before = position();
+        soon("the heart beats", || {
+            place.sql("primary", &format!("SELECT pg_current_wal_flush_lsn() > '{before}'")) == "t"
+        });
+    };
+    let process = |program: &str| {
+        let beating = place.processes().into_iter().filter(|process| process.contains("heartbeat.sql"));
+        beating
+            .filter_map(|text| text.split_once(' ').map(|(id, rest)| (id.to_owned(), rest.to_owned())))
+            .find(|(_, command)| command.starts_with(program))
+            .map(|(id, _)| id.parse::<i32>().unwrap())
+    };
+    place.ok(&["up", "--replicas", "0", "--heartbeat", "10ms"]);
+    beats();
+    kept(Some(10));
+    let (code, _, err) = place.run(&["up"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("keep a heartbeat of primary every 10ms: already done"), "{err}");
+
+    // A psql that dies is replaced; when the shell dies that would do it, that is missed, and repaired.
+    let kill = |id: i32| {
+        // SAFETY: sends a signal to a process of the cluster that this test has made.
+        assert_eq!(unsafe { libc::kill(id, libc::SIGKILL) }, 0);
+    };
+    let psql = process("psql").unwrap();
+    kill(psql);
+    soon("another psql beats", || process("psql").is_some_and(|id| id != psql));
+    kill(process("sh ").unwrap());
+    kill(process("psql").unwrap());
+    soon("nothing beats", || process("psql").is_none());
+    let (code, out, err) = place.run(&["status"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(out.contains("stopped") && err.contains("primary has no heartbeat"), "{out}{err}");
+    place.ok(&["repair"]);
+    beats();
+
+    // It goes and comes with its server, and changes its pace under it.
+    place.ok(&["stop"]);
+    assert!(place.processes().is_empty(), "{:?}", place.processes());
+    place.ok(&["start"]);
+    beats();
+    place.ok(&["up", "--parameter", "max_connections=77"]);
+    beats();
+    place.ok(&["up", "--heartbeat", "50ms"]);
+    kept(Some(50));
+    beats();
+    assert!(place.ok(&["logs", "primary", "--service", "heartbeat"]).contains("Killed"));
+    place.refused(&["logs", "primary", "--service", "pfsd"], 2, "nothing called \"pfsd\" runs on the nodes");
+    place.ok(&["up", "--heartbeat", "off"]);
+    kept(None);
+    assert_eq!((process("psql"), process("sh ")), (None, None));
+    place.refused(&["up", "--heartbeat", "10m"], 2, "it is not in 1ms to 5s");
+    place.ok(&["up", "--heartbeat", "1ms"]);
+    place.gone();
+}
+
+#[test]
+fn a_port_that_was_picked_and_is_taken_meanwhile_is_no_obstacle() {
+    tests::needs_postgresql!();
+    let place = Place::new();
+    // Somebody takes the port between the moment when it is picked and that when the database wants it.
+    let taken = |args: &[&str]| {
+        let record = place.cluster().join("cluster.json");
+        let up = place.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        soon("there is a record", || record.exists());
+        let record: Value = serde_json::from_str(&fs::read_to_string(record).unwrap()).unwrap();
+        let port = u16::try_from(record["topology"][0]["port"].as_u64().unwrap()).unwrap();
+        let _somebody = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let output = up.wait_with_output().unwrap();
+        (port, output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (port, code, err) = taken(&["up"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains(&format!("port {port} of primary was taken by somebody else meanwhile: it gets ")), "{err}");
+    assert_ne!(place.sql("primary", "SHOW port"), port.to_string());
+    assert_eq!(place.states(), ["running", "running"]);
+    place.gone();
+
+    // One that was asked for is what is wanted.
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = socket.local_addr().unwrap().port().to_string();
+    drop(socket);
+    let (_, code, err) = taken(&["up", "--replicas", "0", "--port", &port]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("likely cause: another program has taken the port"), "{err}");
+    place.ok(&["up"]);
+    assert_eq!(place.sql("primary", "SHOW port"), port);
+    place.gone();
+}
+
 /// 50 moments with `ONEDISK_KILLS=50`; fewer by default, where the whole suite has ten.
 #[test]
 fn killed_at_any_moment_it_converges_and_leaves_nothing() {

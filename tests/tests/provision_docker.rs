@@ -125,6 +125,93 @@ fn from_nothing_to_a_replica_and_back_to_nothing() {
     assert_eq!(docker.output(&["volume", "ls", "--quiet"]), volumes_before);
 }
 
+#[test]
+fn a_heartbeat_goes_on_until_it_is_stopped() {
+    let harbour = Harbour::new(tests::needs_docker!());
+    let (place, docker) = (&harbour.place, harbour.docker);
+    let every_ms = || place.json(&["status", "--output", "json"])[0]["heartbeat_ms"].clone();
+    let beats = || {
+        let position = place.sql("primary", "SELECT pg_current_wal_flush_lsn()");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while place.sql("primary", &format!("SELECT pg_current_wal_flush_lsn() > '{position}'")) != "t" {
+            assert!(Instant::now() < deadline);
+        }
+    };
+    place.ok(&["up", "--replicas", "0", "--heartbeat", "10ms"]);
+    beats();
+    assert_eq!(every_ms(), 10);
+    // It goes with its container, and comes back with its server.
+    docker.output(&["restart", "--time", "1", &harbour.container("primary")]);
+    place.ok(&["repair"]);
+    beats();
+    place.ok(&["stop"]);
+    let processes = docker.output(&["top", &harbour.container("primary"), "-o", "pid,args"]);
+    assert!(!processes.contains("heartbeat.sql"), "{processes}");
+    place.ok(&["start"]);
+    beats();
+    place.ok(&["up", "--heartbeat", "off"]);
+    assert_eq!(every_ms(), Value::Null);
+    harbour.gone();
+}
+
+#[test]
+fn what_the_database_does_not_take_and_what_does_not_fit_is_told_early() {
+    let harbour = Harbour::new(tests::needs_docker!());
+    let (place, docker) = (&harbour.place, harbour.docker);
+    // Before there is a container nobody can be asked: with the first of them somebody is, and nothing else is done yet.
+    let (code, _, err) = place.run(&["up", "--replicas", "0", "--parameter", "work_mem=lots"]);
+    assert_eq!(code, Some(3), "{err}");
+    assert!(err.contains("cannot try out the database's parameters"), "{err}");
+    assert!(err.contains("invalid value for parameter \"work_mem\": \"lots\""), "{err}");
+    assert!(!place.cluster().join("pgpass").exists());
+
+    // A volume that is too small stands for a disk that is full.
+    let (container, volume) = (harbour.container("primary"), harbour.container("primary"));
+    let labels = docker.output(&["volume", "inspect", "--format", "{{json .Labels}}", &volume]);
+    let labels: Value = serde_json::from_str(&labels).unwrap();
+    let labels = labels.as_object().unwrap().iter();
+    let labels: Vec<String> = labels.map(|(name, value)| format!("{name}={}", value.as_str().unwrap())).collect();
+    docker.output(&["rm", "--force", &container]);
+    docker.output(&["volume", "rm", &volume]);
+    let mut make = vec!["volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=24m"];
+    make.extend(labels.iter().flat_map(|label| ["--label", label]));
+    docker.output(&[&make[..], &[&volume]].concat());
+    let (code, _, err) = place.run(&["up", "--parameter", "work_mem=8MB"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("cannot initialize the database of primary"), "{err}");
+    assert!(err.contains("No space left on device") && err.contains("likely cause: the disk is full"), "{err}");
+    // With room it goes on from there.
+    docker.output(&["rm", "--force", &container]);
+    docker.output(&["volume", "rm", &volume]);
+    place.ok(&["up"]);
+    assert_eq!(place.sql("primary", "SHOW work_mem"), "8MB");
+    harbour.gone();
+}
+
+#[test]
+fn a_port_that_was_picked_and_is_taken_meanwhile_is_no_obstacle() {
+    let harbour = Harbour::new(tests::needs_docker!());
+    let place = &harbour.place;
+    let record = place.cluster().join("cluster.json");
+    let up = place.command(&["up"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !record.exists() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let record: Value = serde_json::from_str(&fs::read_to_string(record).unwrap()).unwrap();
+    // That of the replica: the primary's container may have its port already.
+    let port = u16::try_from(record["topology"][1]["port"].as_u64().unwrap()).unwrap();
+    let somebody = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let output = up.wait_with_output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert!(err.contains(&format!("port {port} of replica1 was taken by somebody else meanwhile: it gets ")), "{err}");
+    assert_eq!(place.states(), ["running", "running"]);
+    drop(somebody);
+    harbour.gone();
+}
+
 /// 20 moments with `ONEDISK_DOCKER_KILLS=20`; fewer by default, where the whole suite has ten minutes.
 #[test]
 fn killed_at_any_moment_it_converges_and_leaves_nothing() {

@@ -280,6 +280,19 @@ pub fn measure(nodes: &Nodes, options: &Options, progress: &mut dyn Progress, ca
             ),
         )
     }));
+    if about[0].has_heartbeat {
+        run.findings.push(
+            Finding::new(
+                Severity::Warning,
+                "kept-heartbeat",
+                format!(
+                    "{} has a heartbeat: no silence here is what an application without one would see.",
+                    nodes.writer.name
+                ),
+            )
+            .with_hint("`provision up --heartbeat off` stops it"),
+        );
+    }
     let scratch = Scratch::make(nodes, options.connections, cancel)?;
     let delayed = delay(nodes, &about[1..], options, cancel)?;
     let steps = options.steps();

@@ -40,6 +40,8 @@ pub(super) struct About {
     version: String,
     /// How long it waits on purpose before it replays a commit, in milliseconds.
     pub(super) delay_ms: i64,
+    /// Whether `provision` keeps a heartbeat of it.
+    pub(super) has_heartbeat: bool,
     settings: serde_json::Value,
 }
 
@@ -104,11 +106,17 @@ impl Endpoint {
             )
             .await
             .map_err(failed)?;
+        let application = provision::engine::postgres::HEARTBEAT_APPLICATION;
+        let heartbeat = client
+            .query_opt("SELECT FROM pg_stat_activity WHERE application_name = $1 LIMIT 1", &[&application])
+            .await
+            .map_err(failed)?;
         let mut about = About {
             in_recovery: row.get(0),
             system: row.get(1),
             version: row.get(2),
             delay_ms: 0,
+            has_heartbeat: heartbeat.is_some(),
             settings: json!({}),
         };
         for row in rows {

@@ -32,6 +32,9 @@ const KNEE: f64 = 10.0;
 /// The median lag of a quiet transaction that is worth a word, when others take far less.
 const SLEEPY_NS: f64 = 100e6;
 
+/// So many times less lag is much for a heartbeat to buy.
+const MUCH: f64 = 2.0;
+
 /// Intervals of a course, at most.
 const INTERVALS_MAX: u64 = 120;
 /// Transactions in one of them, at least: fewer have no percentiles.
@@ -270,7 +273,8 @@ impl<'a> Outcome<'a> {
                 };
                 let (Some(without), Some(with)) = (median(None), median(Some(every))) else { continue };
                 let times = without / with;
-                let what = if times >= 2.0 {
+                let much = times >= MUCH;
+                let what = if much {
                     format!("brings the median lag down {times:.0} times")
                 } else {
                     "buys next to nothing".to_owned()
@@ -282,7 +286,9 @@ impl<'a> Outcome<'a> {
                     without / 1e6,
                     with / 1e6
                 );
-                self.findings.push(Finding::new(Severity::Note, "heartbeat", text));
+                let finding = Finding::new(Severity::Note, "heartbeat", text);
+                let keep = || format!("`provision up --heartbeat {}` keeps one", humantime::format_duration(every));
+                self.findings.push(if much { finding.with_hint(keep()) } else { finding });
             }
         }
     }

@@ -103,6 +103,7 @@ impl Layers {
             prealloc: made.prealloc,
             device: made.device.clone(),
             workers: made.workers,
+            heartbeat: Some(made.heartbeat),
             trust: Some(made.trust),
             parameters: (!given).then(|| made.parameters.clone()),
             ..Settings::default()

@@ -4,6 +4,7 @@
 //! merged key by key (flag over environment over file over what an existing cluster was made with over default), and the
 //! result is a [`Config`] that still knows where every value came from.
 
+mod heartbeat;
 mod layers;
 mod size;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::topology::{Name, NodeSpec};
 
+pub use heartbeat::Heartbeat;
 pub use layers::{Layers, Origin, Wanted};
 
 /// A commented cluster file in which every key has its default.
@@ -161,6 +163,11 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<u16>,
 
+    /// The primary writes something tiny so often, such as 10ms, so that no replica of PolarDB falls asleep; off by default.
+    #[arg(long, value_name = "TIME", env = "PROVISION_HEARTBEAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Heartbeat>,
+
     /// Let every local user in without a password.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", env = "PROVISION_TRUST")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -203,6 +210,7 @@ impl Settings {
             engine: Some(EngineKind::Postgres),
             replicas: Some(1),
             storage: Some(Storage::Directory),
+            heartbeat: Some(Heartbeat::Off),
             trust: Some(false),
             ..Self::default()
         }
@@ -298,6 +306,9 @@ pub struct Config {
     /// How many requests the pfsd of a node serves at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u16>,
+    /// How often the primary writes something tiny.
+    #[serde(default)]
+    pub heartbeat: Heartbeat,
     /// Whether every local user is let in without a password.
     pub trust: bool,
     /// The database's parameters.
@@ -404,6 +415,7 @@ mod tests {
             prealloc = "sparse"
             device = "/dev/x"
             workers = 2
+            heartbeat = "10ms"
             trust = true
             parameters = { work_mem = "1MB" }
             node = [{ name = "w", role = "primary" }]

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::cluster::Cluster;
 use crate::doctor::Finding;
-use crate::runtime::{Command, Device};
+use crate::runtime::{Command, Device, NodeLog, Service};
 use crate::step::Step;
 use crate::topology::{Name, Node, Role};
 
@@ -66,7 +66,17 @@ pub trait Engine {
     fn with_environment(&self, cluster: &Cluster, node: &Node, command: Command) -> Command;
 
     /// What the long-running process of a node is called.
-    fn service(&self) -> &'static str;
+    fn service(&self) -> &'static str {
+        self.services()[0]
+    }
+
+    /// What may run on a node for a long time, the database first.
+    fn services(&self) -> &'static [&'static str];
+
+    /// The log of one of these [services](Self::services).
+    fn log<'a>(&self, cluster: &'a Cluster, service: Service<'a>) -> NodeLog<'a> {
+        NodeLog::of(cluster.runtime(), service)
+    }
 
     /// The container image that holds it, where none is named.
     fn image(&self) -> &'static str;
@@ -158,6 +168,9 @@ pub struct NodeStatus {
     /// With how many workers its pfsd runs, 0 when it does not; nothing where no pfsd is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pfsd_workers: Option<u16>,
+    /// How often the heart of a primary beats that is to have a heartbeat, ms; 0 when it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_ms: Option<u64>,
     /// How much of the shared disk is taken, by all nodes together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared_disk_usage: Option<ByteSize>,

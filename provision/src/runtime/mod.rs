@@ -96,26 +96,38 @@ pub struct Service<'a> {
     pub name: &'a str,
 }
 
-/// What a service prints, as a [`Log`].
-#[derive(Clone, Copy)]
-pub struct ServiceLog<'a> {
-    /// Where the service runs.
+/// A log on a node.
+#[derive(Clone)]
+pub struct NodeLog<'a> {
+    /// Where the node runs.
     pub runtime: &'a dyn Runtime,
-    /// The service.
-    pub service: Service<'a>,
+    /// The node.
+    pub node: &'a Node,
+    /// Where it is there.
+    pub path: PathBuf,
 }
 
-impl Log for ServiceLog<'_> {
+impl<'a> NodeLog<'a> {
+    /// What `service` prints.
+    pub fn of(runtime: &'a dyn Runtime, service: Service<'a>) -> Self {
+        Self { runtime, node: service.node, path: runtime.log(service) }
+    }
+}
+
+impl Log for NodeLog<'_> {
     fn place(&self) -> String {
-        self.runtime.log(self.service).display().to_string()
+        let path = self.path.display();
+        if self.runtime.is_this_machine() { path.to_string() } else { format!("{path} on {}", self.node.name) }
     }
 
     fn length(&self) -> Result<Option<u64>> {
-        self.runtime.log_length(self.service)
+        self.runtime.length(self.node, &self.path)
     }
 
     fn read(&self, start: u64) -> Result<Vec<u8>> {
-        self.runtime.read_log(self.service, start)
+        // Shorter than it was: it was begun anew, and all of it is new.
+        let begun_anew = self.length()?.is_some_and(|length| length < start);
+        self.runtime.read_from(self.node, &self.path, if begun_anew { 0 } else { start })
     }
 }
 
@@ -152,6 +164,12 @@ pub trait Runtime {
     /// # Errors
     /// When it cannot be looked at.
     fn findings(&self, topology: &Topology) -> Result<Vec<Finding>>;
+
+    /// Whether somebody else has the port of a node.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    fn is_port_taken(&self, node: &Node) -> Result<bool>;
 
     /// The steps that make what all nodes share.
     fn shared_steps<'a>(&'a self, topology: &'a Topology) -> Vec<Step<'a>>;
@@ -248,6 +266,18 @@ pub trait Runtime {
     /// When it cannot be read.
     fn read(&self, node: &Node, path: &Path) -> Result<Option<Vec<u8>>>;
 
+    /// How many bytes a file on the node has; nothing if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn length(&self, node: &Node, path: &Path) -> Result<Option<u64>>;
+
+    /// What is in a file on the node from byte `start` on, also when it is large.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read_from(&self, node: &Node, path: &Path, start: u64) -> Result<Vec<u8>>;
+
     /// When what is at `path` on the node was last written; nothing if it does not exist.
     ///
     /// # Errors
@@ -287,18 +317,6 @@ pub trait Runtime {
 
     /// Where what a service prints is kept, as the node sees it.
     fn log(&self, service: Service<'_>) -> PathBuf;
-
-    /// How many bytes a service has printed; nothing if it never ran.
-    ///
-    /// # Errors
-    /// When its log cannot be looked at.
-    fn log_length(&self, service: Service<'_>) -> Result<Option<u64>>;
-
-    /// What a service has printed from byte `start` on.
-    ///
-    /// # Errors
-    /// When its log cannot be read.
-    fn read_log(&self, service: Service<'_>, start: u64) -> Result<Vec<u8>>;
 
     /// How much storage the node's files take.
     fn disk_usage(&self, node: &Node) -> ByteSize;

@@ -19,7 +19,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, selection: &Selection) -> Result<()> {
-    let cluster = selection.open(&Cancel::new())?;
+    // In a container it is ended when we are; on this machine it takes our place, and our signals.
+    let cluster = selection.open(&Cancel::on_signals()?)?;
     let node = cluster.record.topology.node(&args.node)?;
     let command = cluster.engine().client(&cluster, node).args(args.args.clone());
     if !cluster.runtime().is_this_machine() {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use blockdev::{Cancel, Result, ui};
 use provision::topology::{Name, Node};
-use provision::up::new_replica;
+use provision::up::{new_replica, ports_of_others};
 
 use crate::selection::{Selection, make_files_with_their_own_modes, observer};
 use crate::up::tell;
@@ -46,9 +46,11 @@ pub(crate) fn run(args: &Args, selection: &Selection, output: ui::Output) -> Res
     let (cluster, lock) = selection.open_to_change(&Cancel::on_signals()?)?;
     match &args.command {
         Command::Add { node, port, docker, address } => {
-            let replica = new_replica(&selection.state()?, &cluster, node.clone(), *port)?;
+            let state = selection.state()?;
+            let replica = new_replica(&state, &cluster, node.clone(), *port)?;
             let replica = Node { docker: docker.clone(), address: *address, ..replica };
-            let cluster = cluster.add_replica(replica, &lock, &mut *observer(output))?;
+            let others = ports_of_others(&state, &cluster.record.config.name);
+            let cluster = cluster.add_replica(replica, port.is_none(), &others, &lock, &mut *observer(output))?;
             tell(&cluster, output)
         }
         Command::Remove { node } => {

@@ -9,7 +9,7 @@ use provision::plan::print_json_line;
 
 use crate::selection::Selection;
 
-/// Say how the nodes are: role, state, position in the log, lag, disk usage.
+/// Say how the nodes are: role, state, position in the log, lag, heartbeat, disk usage.
 ///
 /// Fails, with status 1, when a node is not as it should be.
 #[derive(Debug, clap::Args)]
@@ -57,15 +57,21 @@ fn sleep(time: Duration, cancel: &Cancel) {
 }
 
 fn all_well(nodes: &[NodeStatus]) -> Result<()> {
+    let without_heartbeat = |node: &NodeStatus| node.state == NodeState::Running && node.heartbeat_ms == Some(0);
     let ill: Vec<String> = nodes
         .iter()
         .filter(|node| node.state != NodeState::Running)
         .map(|node| format!("{} {}", node.node, describe(node.state)))
+        .chain(
+            nodes.iter().filter(|node| without_heartbeat(node)).map(|node| format!("{} has no heartbeat", node.node)),
+        )
         .collect();
     if ill.is_empty() {
         return Ok(());
     }
-    let stopped = nodes.iter().all(|node| matches!(node.state, NodeState::Running | NodeState::Stopped));
+    let stopped = nodes
+        .iter()
+        .all(|node| matches!(node.state, NodeState::Running | NodeState::Stopped) && !without_heartbeat(node));
     let remedy = if stopped { "`provision start` starts them" } else { "`provision repair` mends what can be mended" };
     Err(Error::new(ErrorKind::Io, ill.join("; ")).with_hint(remedy))
 }
@@ -94,6 +100,7 @@ fn word(state: NodeState) -> &'static str {
 
 fn table(nodes: &[NodeStatus]) -> String {
     let dash = || "-".to_owned();
+    let heartbeat = nodes.iter().any(|node| node.heartbeat_ms.is_some());
     let shared = nodes.iter().any(|node| node.pfsd_workers.is_some());
     let rows = nodes.iter().map(|node| {
         let mut row = vec![
@@ -106,6 +113,13 @@ fn table(nodes: &[NodeStatus]) -> String {
             node.lag_ms.map_or_else(dash, |ms| format!("{ms:.1} ms")),
             node.disk_usage.to_string(),
         ];
+        if heartbeat {
+            row.push(match node.heartbeat_ms {
+                None => dash(),
+                Some(0) => "stopped".to_owned(),
+                Some(ms) => format!("every {ms} ms"),
+            });
+        }
         if shared {
             row.push(node.pfsd_workers.map_or_else(dash, |workers| workers.to_string()));
             row.push(node.shared_disk_usage.map_or_else(dash, |usage| usage.to_string()));
@@ -113,6 +127,9 @@ fn table(nodes: &[NodeStatus]) -> String {
         row
     });
     let mut header = vec!["NODE", "ROLE", "STATE", "PORT>", "LSN", "LAG>", "LAG TIME>", "DISK>"];
+    if heartbeat {
+        header.push("HEARTBEAT");
+    }
     if shared {
         header.extend(["PFSD WORKERS>", "SHARED DISK>"]);
     }

@@ -11,12 +11,12 @@ mod steps;
 
 use blockdev::{ByteSize, Result};
 
-use super::postgres::{Kind, Postgres};
+use super::postgres::{Kind, Postgres, heartbeat};
 use super::{Engine, Loss, NodeStatus};
 use crate::cluster::Cluster;
 use crate::config::RuntimeKind;
 use crate::doctor::Finding;
-use crate::runtime::{Command, Device};
+use crate::runtime::{Command, Device, NodeLog, Service};
 use crate::step::Step;
 use crate::topology::Node;
 
@@ -122,8 +122,17 @@ impl Engine for PolarDb {
         self.postgres.with_environment(cluster, node, command)
     }
 
-    fn service(&self) -> &'static str {
-        self.postgres.service()
+    fn services(&self) -> &'static [&'static str] {
+        &["postgres", pfsd::SERVICE, heartbeat::SERVICE]
+    }
+
+    fn log<'a>(&self, cluster: &'a Cluster, service: Service<'a>) -> NodeLog<'a> {
+        // What a pfsd prints is little; what it does it writes into a log of its own.
+        if service.name == pfsd::SERVICE {
+            pfsd::own_log(cluster, service.node)
+        } else {
+            self.postgres.log(cluster, service)
+        }
     }
 
     fn image(&self) -> &'static str {

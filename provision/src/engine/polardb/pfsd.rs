@@ -12,7 +12,7 @@ use super::explain::likely_cause;
 use crate::cluster::Cluster;
 use crate::disk::SharedDisk;
 use crate::engine::wait_for;
-use crate::runtime::{Command, Service};
+use crate::runtime::{Command, NodeLog, Service};
 use crate::state::Note;
 use crate::step::{Log, Step};
 use crate::topology::Node;
@@ -27,6 +27,7 @@ pub(super) const SERVICE: &str = "pfsd";
 const PFS: &str = "/usr/local/bin/pfs";
 const PFSDAEMON: &str = "/usr/local/polarstore/pfsd/bin/pfsdaemon";
 const LOGGER: &str = "/usr/local/polarstore/pfsd/conf/pfsd_logger.conf";
+/// The log that a pfsd keeps by itself, beside what it prints.
 const LOG: &str = "/var/log/pfsd-nvme1n1/pfsd.log";
 /// Where pfsd, its tools and its clients, of whatever user, find each other.
 const MEETING_PLACES: [&str; 3] = ["/var/run/pfs", "/var/run/pfsd", "/dev/shm/pfsd"];
@@ -104,13 +105,13 @@ pub(super) fn start<'a>(cluster: &'a Cluster, node: &'a Node, workers: u16) -> S
         move || {
             stop(cluster, node)?;
             runtime.run(node, &directories)?;
-            let log_start = OwnLog { cluster, node }.length()?.unwrap_or(0);
+            let log_start = own_log(cluster, node).length()?.unwrap_or(0);
             runtime.start(service(node), &daemon)?;
             wait_until_it_listens(cluster, node, log_start)
         },
     )
     .shell(shown)
-    .log(OwnLog { cluster, node }, likely_cause)
+    .log(own_log(cluster, node), likely_cause)
 }
 
 fn meeting_places() -> Command {
@@ -130,7 +131,7 @@ pub(super) fn running_workers(cluster: &Cluster, node: &Node) -> Result<Option<u
         return Ok(None);
     }
     // The newest line of a pfsd that began: it prints the number it took.
-    let printed = runtime.read_log(service(node), 0)?;
+    let printed = runtime.read(node, &runtime.log(service(node)))?.unwrap_or_default();
     Ok(workers_in(&String::from_utf8_lossy(&printed)))
 }
 
@@ -139,38 +140,14 @@ fn workers_in(printed: &str) -> Option<u16> {
 }
 
 /// The log that the pfsd of a node keeps by itself.
-struct OwnLog<'a> {
-    cluster: &'a Cluster,
-    node: &'a Node,
-}
-
-impl OwnLog<'_> {
-    fn all(&self) -> Result<Option<Vec<u8>>> {
-        self.cluster.runtime().read(self.node, LOG.as_ref())
-    }
-}
-
-impl Log for OwnLog<'_> {
-    fn place(&self) -> String {
-        format!("{LOG} on {}", self.node.name)
-    }
-
-    fn length(&self) -> Result<Option<u64>> {
-        Ok(self.all()?.map(|log| log.len() as u64))
-    }
-
-    fn read(&self, start: u64) -> Result<Vec<u8>> {
-        let mut all = self.all()?.unwrap_or_default();
-        let start = usize::try_from(start).unwrap_or(usize::MAX);
-        // Shorter than it was: it was rotated, and all of it is new.
-        Ok(if start <= all.len() { all.split_off(start) } else { all })
-    }
+pub(super) fn own_log<'a>(cluster: &'a Cluster, node: &'a Node) -> NodeLog<'a> {
+    NodeLog { runtime: cluster.runtime(), node, path: LOG.into() }
 }
 
 fn wait_until_it_listens(cluster: &Cluster, node: &Node, log_start: u64) -> Result<()> {
     wait_for(cluster, &format!("the pfsd of {} takes clients", node.name), || {
         let running = cluster.runtime().process_id(service(node))?.is_some();
-        let log = OwnLog { cluster, node }.read(log_start)?;
+        let log = own_log(cluster, node).read(log_start)?;
         match (running, listens(&String::from_utf8_lossy(&log))) {
             (true, true) => Ok(Some(())),
             (true, false) => Ok(None),

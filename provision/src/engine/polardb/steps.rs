@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::disk::SharedDisk;
 use crate::engine::Loss;
 use crate::engine::postgres::steps::{self as server, Initdb, unfinished};
-use crate::engine::postgres::{Postgres, Programs, proof};
+use crate::engine::postgres::{Postgres, Programs, heartbeat, proof};
 use crate::runtime::Command;
 use crate::state::Note;
 use crate::step::Step;
@@ -32,6 +32,7 @@ pub(super) fn all<'a>(engine: &'a PolarDb, cluster: &'a Cluster, loss: Loss) -> 
     let topology = &cluster.record.topology;
     let primary = topology.primary();
     let mut steps = vec![look_for_programs(programs, cluster, primary)];
+    steps.extend(server::check_parameters(programs, cluster));
     if !cluster.record.config.trust {
         steps.push(server::make_passwords(cluster));
     }
@@ -48,6 +49,7 @@ pub(super) fn all<'a>(engine: &'a PolarDb, cluster: &'a Cluster, loss: Loss) -> 
         steps.push(server::configure(&engine.postgres, cluster, replica));
         steps.push(server::start_node(&engine.postgres, programs, cluster, replica));
     }
+    steps.extend(heartbeat::step(cluster));
     steps.push(proof::step(cluster));
     Ok(steps)
 }
@@ -67,7 +69,8 @@ fn look_for_programs<'a>(programs: &Programs, cluster: &'a Cluster, node: &'a No
     ];
     Step::new(
         "look for PolarDB and PolarFS in the image",
-        || Ok(false),
+        // They have made the database, then.
+        move || Ok(cluster.directory.was_complete(&node.name)),
         move || match missing_program(&programs, cluster, node)? {
             None => Ok(()),
             Some(what) => Err(Error::new(ErrorKind::Unsupported, what).with_hint("name another --image")),

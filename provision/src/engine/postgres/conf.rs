@@ -161,16 +161,21 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
 /// A parameter that this PostgreSQL does not have, or not with that value. It is asked before anything is changed, as far as
 /// there is anybody to ask: in a container there is not before it is made.
 pub(super) fn rejected(programs: &Programs, cluster: &Cluster) -> Option<Finding> {
-    let options = cluster.record.config.parameters.iter().map(|(name, value)| format!("-c{name}={value}"));
-    // `-C` first: only then may root ask, too. It prints a setting and starts nothing.
-    let ask = Command::new(programs.program("postgres")).args(["-C", "port", "-D", "/", "--config-file=/dev/null"]);
-    let answer = cluster.runtime().ask(cluster.record.topology.primary(), &ask.args(options)).ok()??;
+    let answer = cluster.runtime().ask(cluster.record.topology.primary(), &try_out(programs, cluster)).ok()??;
     if answer.status.success() {
         return None;
     }
     let text = String::from_utf8_lossy(&answer.stderr).into_owned();
     let why = text.lines().find_map(|line| line.split_once("FATAL:")).map_or(text.trim(), |(_, why)| why.trim());
     Some(Finding::error("bad-parameter", format!("PostgreSQL says: {why}"), "mend it in the parameters"))
+}
+
+/// What says whether this PostgreSQL takes the parameters, and starts nothing.
+pub(super) fn try_out(programs: &Programs, cluster: &Cluster) -> Command {
+    let options = cluster.record.config.parameters.iter().map(|(name, value)| format!("-c{name}={value}"));
+    // `-C` first: only then may root ask, too. It prints a setting.
+    let ask = Command::new(programs.program("postgres")).args(["-C", "port", "-D", "/", "--config-file=/dev/null"]);
+    ask.args(options)
 }
 
 fn is_parameter_name(name: &str) -> bool {

@@ -3,6 +3,7 @@
 
 mod conf;
 mod explain;
+pub(super) mod heartbeat;
 mod install;
 pub(super) mod proof;
 mod secret;
@@ -21,11 +22,12 @@ use crate::cluster::Cluster;
 use crate::doctor::Finding;
 use crate::runtime::{Command, Device, Service};
 use crate::step::Step;
-use crate::topology::Node;
+use crate::topology::{Node, Role};
 pub(super) use explain::likely_cause;
 pub(super) use install::Programs;
 use sql::OnNode;
 
+pub use heartbeat::APPLICATION as HEARTBEAT_APPLICATION;
 pub use install::{Installation, VERSION_MIN};
 pub use secret::{REPLICATOR, SUPERUSER};
 pub use sql::connection;
@@ -144,6 +146,9 @@ impl Engine for Postgres {
     }
 
     fn stop(&self, cluster: &Cluster, node: &Node) -> Result<()> {
+        if node.role == Role::Primary {
+            heartbeat::stop(cluster, node)?;
+        }
         // "Fast shutdown": sessions are ended, what is committed is kept, replicas are sent everything.
         cluster.runtime().stop(self.service(node), Signal::SIGINT, PATIENCE)
     }
@@ -206,8 +211,8 @@ impl Engine for Postgres {
             .env("PGPASSFILE", runtime.home(node).join("pgpass").to_string_lossy())
     }
 
-    fn service(&self) -> &'static str {
-        "postgres"
+    fn services(&self) -> &'static [&'static str] {
+        &["postgres", heartbeat::SERVICE]
     }
 
     fn image(&self) -> &'static str {

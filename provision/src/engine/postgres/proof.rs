@@ -1,7 +1,10 @@
 //! The proof: every replica streams, and reads a row that the primary has just written.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
 use blockdev::{Error, ErrorKind, Result};
-use postgres::Client;
+use postgres::{Client, NoTls};
 
 use super::Postgres;
 use super::explain::likely_cause;
@@ -9,7 +12,7 @@ use super::sql::{self, OnNode};
 use super::steps::psql;
 use crate::cluster::Cluster;
 use crate::engine::{Engine, wait_for};
-use crate::runtime::{Service, ServiceLog};
+use crate::runtime::{NodeLog, Service};
 use crate::state::random_hex;
 use crate::step::{Log, Step, tail};
 use crate::topology::Node;
@@ -34,7 +37,7 @@ pub(in crate::engine) fn step(cluster: &Cluster) -> Step<'_> {
         "prove that every replica reads what the primary writes",
         // Yesterday's proof proves nothing today.
         || Ok(false),
-        move || prove(cluster, primary),
+        move || keeping_awake(cluster, primary, || prove(cluster, primary)),
     )
     .verify(|| Ok(()))
     .shell(shown)
@@ -65,6 +68,26 @@ fn prove(cluster: &Cluster, primary: &Node) -> Result<()> {
     outcome
 }
 
+/// Does `work` while the primary writes something every few milliseconds. A replica of PolarDB sleeps for up to a second over
+/// what it has received, unless more comes; and a primary that makes a table waits for its replicas.
+fn keeping_awake<T>(cluster: &Cluster, primary: &Node, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    const INTERVAL: Duration = Duration::from_millis(5);
+    let config = sql::connection(cluster, primary)?;
+    let (working, done) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // That it cannot be connected to, or asked, is for `work` to say.
+            let Ok(mut client) = config.connect(NoTls) else { return };
+            while done.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout)
+                && client.batch_execute("SELECT pg_logical_emit_message(true, 'onedisk', '')").is_ok()
+            {}
+        });
+        let outcome = work();
+        drop(working);
+        outcome
+    })
+}
+
 fn streams(writer: &mut Client, primary: &Node, replica: &Node) -> Result<Option<()>> {
     let streaming = writer
         .query_opt(
@@ -91,7 +114,7 @@ fn explained(cluster: &Cluster, replica: &Node, error: Error) -> Error {
         return error;
     }
     let service = Service { node: replica, name: Engine::service(&Postgres::new(None)) };
-    let log = ServiceLog { runtime: cluster.runtime(), service };
+    let log = NodeLog::of(cluster.runtime(), service);
     let last = tail(&log, 0, 4);
     let cause = likely_cause(&last.join("\n")).unwrap_or("its log says more");
     Error::new(ErrorKind::VerifyFailed, format!("{error}; it says:\n    {}", last.join("\n    ")))

@@ -4,8 +4,9 @@ use blockdev::Result;
 use postgres::Client;
 
 use super::sql::{self, OnNode};
-use super::{Postgres, steps};
+use super::{Postgres, heartbeat, steps};
 use crate::cluster::Cluster;
+use crate::config::Heartbeat;
 use crate::engine::{NodeState, NodeStatus};
 use crate::topology::{Node, Role};
 
@@ -39,6 +40,13 @@ fn followers(client: &mut Client, primary: &Node) -> Result<Vec<Follower>> {
         )
         .on(primary, "cannot ask who follows")?;
     Ok(rows.iter().map(|row| Follower { name: row.get(0), lag_bytes: row.get(1), lag_ms: row.get(2) }).collect())
+}
+
+/// See [`NodeStatus::heartbeat_ms`].
+fn heartbeat_ms(cluster: &Cluster, node: &Node) -> Result<Option<u64>> {
+    let (Role::Primary, Heartbeat::Every(time)) = (node.role, cluster.record.config.heartbeat) else { return Ok(None) };
+    let runs = heartbeat::runs(cluster, node)?;
+    Ok(Some(if runs { u64::try_from(time.as_millis()).unwrap_or(u64::MAX) } else { 0 }))
 }
 
 fn one(engine: &Postgres, cluster: &Cluster, node: &Node, followers: &[Follower]) -> Result<NodeStatus> {
@@ -81,6 +89,7 @@ fn one(engine: &Postgres, cluster: &Cluster, node: &Node, followers: &[Follower]
         lag_ms: follower.and_then(|follower| follower.lag_ms),
         disk_usage: runtime.disk_usage(node),
         pfsd_workers: None,
+        heartbeat_ms: heartbeat_ms(cluster, node)?,
         shared_disk_usage: None,
     })
 }

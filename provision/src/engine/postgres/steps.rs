@@ -10,17 +10,18 @@ use super::explain::likely_cause;
 use super::install::{Programs, supported_version};
 use super::secret::{Passwords, REPLICATOR, SUPERUSER};
 use super::sql::OnNode;
-use super::{Postgres, STOCK, client_slot_active, conf, proof, sql};
+use super::{Postgres, STOCK, client_slot_active, conf, heartbeat, proof, sql};
 use crate::cluster::Cluster;
+use crate::doctor::Finding;
 use crate::engine::{Engine, Loss, wait_for};
-use crate::runtime::{Command, ServiceLog, quote};
+use crate::runtime::{Command, NodeLog, quote};
 use crate::step::Step;
 use crate::topology::{Node, Role};
 
 pub(super) fn all<'a>(engine: &'a Postgres, cluster: &'a Cluster, loss: Loss) -> Result<Vec<Step<'a>>> {
     let programs = &engine.programs(cluster)?;
     let primary = cluster.record.topology.primary();
-    let mut steps = Vec::new();
+    let mut steps: Vec<Step<'a>> = check_parameters(programs, cluster).into_iter().collect();
     if !cluster.record.config.trust {
         steps.push(make_passwords(cluster));
     }
@@ -34,6 +35,7 @@ pub(super) fn all<'a>(engine: &'a Postgres, cluster: &'a Cluster, loss: Loss) ->
         steps.push(configure(engine, cluster, replica));
         steps.push(start_node(engine, programs, cluster, replica));
     }
+    steps.extend(heartbeat::step(cluster));
     steps.push(proof::step(cluster));
     Ok(steps)
 }
@@ -50,10 +52,34 @@ pub(in crate::engine) fn start<'a>(
                 .with_hint("`provision up` makes them, or goes on where it was interrupted"));
         }
     }
-    Ok(nodes
+    let mut steps: Vec<Step<'a>> = nodes
         .iter()
         .flat_map(|node| [configure(engine, cluster, node), start_node(engine, programs, cluster, node)])
-        .collect())
+        .collect();
+    if nodes.iter().any(|node| node.role == Role::Primary) {
+        steps.extend(heartbeat::step(cluster));
+    }
+    Ok(steps)
+}
+
+/// Looks whether the database takes the parameters, where nobody could be asked before the nodes were there.
+pub(in crate::engine) fn check_parameters<'a>(programs: &Programs, cluster: &'a Cluster) -> Option<Step<'a>> {
+    let primary = cluster.record.topology.primary();
+    if cluster.runtime().is_this_machine() || cluster.record.config.parameters.is_empty() {
+        return None;
+    }
+    let shown = cluster.runtime().shell(primary, &conf::try_out(programs, cluster));
+    let programs = programs.clone();
+    let step = Step::new(
+        "try out the database's parameters",
+        // Later on they are tried out before anything is done.
+        move || Ok(cluster.directory.was_complete(&primary.name)),
+        move || match conf::rejected(&programs, cluster) {
+            None => Ok(()),
+            Some(Finding { message, remedy, .. }) => Err(Error::refused(message).with_hint(remedy)),
+        },
+    );
+    Some(step.verify(|| Ok(())).shell([shown]))
 }
 
 pub(in crate::engine) fn make_passwords(cluster: &Cluster) -> Step<'_> {
@@ -316,7 +342,7 @@ pub(in crate::engine) fn start_node<'a>(
         },
     )
     .shell([shown, waiting])
-    .log(ServiceLog { runtime, service }, engine.kind.likely_cause)
+    .log(NodeLog::of(runtime, service), engine.kind.likely_cause)
 }
 
 /// Waits until a replica knows the parameters with which its primary runs by now: with lower ones than those it knows of, it

@@ -18,6 +18,7 @@ use futures_util::StreamExt;
 
 use super::client::Client;
 use super::{Docker, HOME, LOOPBACK};
+use crate::runtime::local::ports;
 use crate::runtime::{Device, quote};
 use crate::topology::Node;
 
@@ -39,6 +40,15 @@ pub(super) struct Container {
     pub commands: Vec<String>,
     /// The disks it was made with.
     pub devices: Vec<Device>,
+    /// The port it was made with.
+    pub port: Option<u16>,
+}
+
+impl Container {
+    /// Whether it was made with the port of `node`, and these disks.
+    pub(super) fn is_as_wanted(&self, node: &Node, devices: &[Device]) -> bool {
+        self.port == Some(node.port) && self.devices == devices
+    }
 }
 
 type Labels = Option<HashMap<String, String>>;
@@ -90,7 +100,9 @@ impl Docker {
         };
         let ContainerInspectResponse { config, state, exec_ids, host_config, .. } = seen;
         self.check_ours("container", &name, &config.and_then(|config| config.labels))?;
-        let devices = host_config.and_then(|config| config.devices).unwrap_or_default();
+        let HostConfig { devices, port_bindings, .. } = host_config.unwrap_or_default();
+        let devices = devices.unwrap_or_default();
+        let port = |bindings: HashMap<String, _>| bindings.keys().find_map(|port| port.split_once('/')?.0.parse().ok());
         let device = |device: DeviceMapping| {
             Some(Device { path: device.path_on_host?.into(), on_node: device.path_in_container?.into() })
         };
@@ -98,7 +110,14 @@ impl Docker {
             running: state.and_then(|state| state.running).unwrap_or(false),
             commands: exec_ids.unwrap_or_default(),
             devices: devices.into_iter().filter_map(device).collect(),
+            port: port_bindings.and_then(port),
         }))
+    }
+
+    /// Whether the port of `node`, whose container is `container`, is somebody else's. On another machine nobody knows.
+    pub(super) fn is_port_of_another(&self, client: &Client, node: &Node, container: Option<&Container>) -> bool {
+        let ours = container.is_some_and(|container| container.running && container.port == Some(node.port));
+        client.endpoint.is_here() && node.address.is_none() && !ours && !ports::is_free(node.port)
     }
 
     pub(super) fn make_container(&self, client: &Client, node: &Node, devices: &[Device]) -> Result<()> {

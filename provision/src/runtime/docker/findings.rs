@@ -99,12 +99,10 @@ fn of_node(docker: &Docker, node: &Node) -> Result<Vec<Finding>> {
     let client = docker.client(node)?;
     let mut findings = Vec::new();
     let container = docker.container(&client, node);
-    let runs = container.as_ref().is_ok_and(|container| container.as_ref().is_some_and(|container| container.running));
+    let taken = matches!(&container, Ok(found) if docker.is_port_of_another(&client, node, found.as_ref()));
     findings.extend(foreign("foreign-container", container));
     findings.extend(foreign("foreign-volume", docker.has_volume(&client, node)));
-    if client.endpoint.is_here() && node.address.is_none() && !runs && !ports::is_free(node.port) {
-        findings.push(ports::taken(node));
-    }
+    findings.extend(taken.then(|| ports::taken(node)));
     Ok(findings)
 }
 

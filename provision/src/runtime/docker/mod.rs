@@ -192,7 +192,7 @@ impl Docker {
     fn is_ready(&self, node: &Node, devices: &Devices<'_>) -> Result<bool> {
         let client = self.client(node)?;
         let Some(container) = self.container(&client, node)? else { return Ok(false) };
-        let ready = container.running && container.devices == (devices.find)()?;
+        let ready = container.running && container.is_as_wanted(node, &(devices.find)()?);
         Ok(ready && self.has_volume(&client, node)? && self.stat(node, Path::new(READY))?.is_some())
     }
 
@@ -203,7 +203,7 @@ impl Docker {
             self.make_volume(&client, node)?;
         }
         let found = self.container(&client, node)?;
-        let outdated = found.as_ref().is_some_and(|container| container.devices != devices);
+        let outdated = found.as_ref().is_some_and(|container| !container.is_as_wanted(node, &devices));
         if outdated {
             self.remove_container(&client, node)?;
         }
@@ -281,6 +281,12 @@ const COMPLETE: &str = "sync -f \"$1\" && mv -T \"$1\" \"$2\" && sync -f \"$2\""
 impl Runtime for Docker {
     fn findings(&self, topology: &Topology) -> Result<Vec<Finding>> {
         findings::all(self, topology)
+    }
+
+    fn is_port_taken(&self, node: &Node) -> Result<bool> {
+        let client = self.client(node)?;
+        let container = self.container(&client, node)?;
+        Ok(self.is_port_of_another(&client, node, container.as_ref()))
     }
 
     fn shared_steps<'a>(&'a self, topology: &'a Topology) -> Vec<Step<'a>> {
@@ -440,6 +446,20 @@ impl Runtime for Docker {
         files::read(&*self.client(node)?, &self.container_name(node), path)
     }
 
+    fn length(&self, node: &Node, path: &Path) -> Result<Option<u64>> {
+        Ok(self.stat(node, path)?.map(|stat| stat.length))
+    }
+
+    fn read_from(&self, node: &Node, path: &Path, start: u64) -> Result<Vec<u8>> {
+        let tail = Command::new("tail").args(["-c", &format!("+{}", start + 1), &path.to_string_lossy()]).as_root();
+        if let Some(answer) = self.ask(node, &tail)? {
+            return Ok(answer.stdout);
+        }
+        // A container that is stopped runs nothing, but has its files.
+        let whole = self.read(node, path)?.unwrap_or_default();
+        Ok(whole.get(usize::try_from(start).unwrap_or(usize::MAX)..).unwrap_or_default().to_vec())
+    }
+
     fn modified(&self, node: &Node, path: &Path) -> Result<Option<SystemTime>> {
         Ok(self.stat(node, path)?.map(|stat| stat.modified))
     }
@@ -493,21 +513,6 @@ impl Runtime for Docker {
 
     fn log(&self, service: Service<'_>) -> PathBuf {
         Path::new(HOME).join("log").join(format!("{}.log", service.name))
-    }
-
-    fn log_length(&self, service: Service<'_>) -> Result<Option<u64>> {
-        Ok(self.stat(service.node, &self.log(service))?.map(|stat| stat.length))
-    }
-
-    fn read_log(&self, service: Service<'_>, start: u64) -> Result<Vec<u8>> {
-        let log = self.log(service);
-        let tail = Command::new("tail").args(["-c", &format!("+{}", start + 1), &log.to_string_lossy()]).as_root();
-        if let Some(answer) = self.ask(service.node, &tail)? {
-            return Ok(answer.stdout);
-        }
-        // A container that is stopped runs nothing, but has its files.
-        let whole = self.read(service.node, &log)?.unwrap_or_default();
-        Ok(whole.get(usize::try_from(start).unwrap_or(usize::MAX)..).unwrap_or_default().to_vec())
     }
 
     fn disk_usage(&self, node: &Node) -> ByteSize {

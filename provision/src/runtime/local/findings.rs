@@ -6,8 +6,8 @@ use blockdev::{ByteSize, Context, Result};
 
 use super::{Local, ports, volume};
 use crate::doctor::Finding;
-use crate::runtime::{Runtime, Service};
-use crate::topology::{Node, Topology};
+use crate::runtime::Runtime;
+use crate::topology::Topology;
 
 /// The longest path of a Unix socket: `sun_path` of unix(7) without its NUL.
 const SOCKET_PATH_MAX: usize = 107;
@@ -33,7 +33,7 @@ pub(super) fn all(local: &Local, topology: &Topology) -> Result<Vec<Finding>> {
             Ok(false) => new_nodes += 1,
             Err(error) => findings.push(Finding::from_error("foreign-directory", &error)),
         }
-        findings.extend(taken_port(local, node)?);
+        findings.extend(local.is_port_taken(node)?.then(|| ports::taken(node)));
     }
     let each = local.disks.map_or(NEW_NODE, |disks| disks.space(NEW_NODE));
     findings.extend(disk_space(nodes, new_nodes, each)?);
@@ -83,13 +83,6 @@ fn long_socket_path(sockets: &Path) -> Option<Finding> {
             "choose a shorter place with --state-dir",
         )
     })
-}
-
-fn taken_port(local: &Local, node: &Node) -> Result<Option<Finding>> {
-    if ports::is_free(node.port) || local.process_id(Service { node, name: "postgres" })?.is_some() {
-        return Ok(None);
-    }
-    Ok(Some(ports::taken(node)))
 }
 
 fn disk_space(nodes: &Path, new_nodes: u64, each: ByteSize) -> Result<Option<Finding>> {

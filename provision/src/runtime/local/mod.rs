@@ -16,7 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use blockdev::{ByteSize, Cancel, Context, Error, ErrorKind, Result};
 use nix::sys::signal::{Signal, killpg};
@@ -30,7 +30,7 @@ use crate::step::{Log, Step};
 use crate::topology::{Node, Topology};
 
 pub use account::Account;
-pub use process::{LABEL, labelled};
+pub use process::{LABEL, Process, labelled};
 use volume::{Kind, Volume};
 
 /// In a node's home: the id of the cluster that made it.
@@ -232,6 +232,15 @@ impl Runtime for Local {
         findings::all(self, topology)
     }
 
+    fn is_port_taken(&self, node: &Node) -> Result<bool> {
+        if ports::is_free(node.port) {
+            return Ok(false);
+        }
+        let holder = ports::holding_process(node.port);
+        let ours = labelled(&self.label(node, ""))?;
+        Ok(!ours.iter().any(|process| Some(process.id) == holder))
+    }
+
     fn shared_steps<'a>(&'a self, _topology: &'a Topology) -> Vec<Step<'a>> {
         Vec::new()
     }
@@ -397,6 +406,14 @@ impl Runtime for Local {
         }
     }
 
+    fn length(&self, _node: &Node, path: &Path) -> Result<Option<u64>> {
+        path.to_owned().length()
+    }
+
+    fn read_from(&self, _node: &Node, path: &Path, start: u64) -> Result<Vec<u8>> {
+        Log::read(&path.to_owned(), start)
+    }
+
     fn modified(&self, _node: &Node, path: &Path) -> Result<Option<SystemTime>> {
         match fs::symlink_metadata(path).and_then(|metadata| metadata.modified()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -450,38 +467,31 @@ impl Runtime for Local {
 
     fn stop(&self, service: Service<'_>, signal: Signal, patience: Duration) -> Result<()> {
         let label = self.label(service.node, service.name);
-        let processes = labelled(&label)?;
-        for process in processes.iter().filter(|process| process.label == label) {
-            process.signal(signal)?;
-        }
-        for process in processes.iter().filter(|process| process.label == label) {
-            if !process.wait(patience, &self.cancel)? {
-                return Err(Error::new(
-                    ErrorKind::Io,
-                    format!(
-                        "{} of {} (process {}) still runs {} s after {signal}",
-                        service.name,
-                        service.node.name,
-                        process.id,
-                        patience.as_secs()
-                    ),
-                )
-                .with_hint(format!("see {}", self.log(service).display())));
+        let deadline = Instant::now() + patience;
+        // Again, until there is none: one that has just been looked past may have started another.
+        loop {
+            let mut processes = labelled(&label)?;
+            processes.retain(|process| process.label == label);
+            if processes.is_empty() {
+                return Ok(());
+            }
+            processes.iter().try_for_each(|process| process.signal(signal))?;
+            for process in processes {
+                if !process.wait(deadline.saturating_duration_since(Instant::now()), &self.cancel)? {
+                    let (name, node, id) = (service.name, &service.node.name, process.id);
+                    let patience = patience.as_secs();
+                    return Err(Error::new(
+                        ErrorKind::Io,
+                        format!("{name} of {node} (process {id}) still runs {patience} s after {signal}"),
+                    )
+                    .with_hint(format!("see {}", self.log(service).display())));
+                }
             }
         }
-        Ok(())
     }
 
     fn log(&self, service: Service<'_>) -> PathBuf {
         self.directory.logs().join(format!("{}.{}.log", service.node.name, service.name))
-    }
-
-    fn log_length(&self, service: Service<'_>) -> Result<Option<u64>> {
-        self.log(service).length()
-    }
-
-    fn read_log(&self, service: Service<'_>, start: u64) -> Result<Vec<u8>> {
-        Log::read(&self.log(service), start)
     }
 
     fn disk_usage(&self, node: &Node) -> ByteSize {
@@ -498,8 +508,12 @@ impl Runtime for Local {
     }
 
     fn remove_node(&self, node: &Node, purge: bool) -> Result<()> {
-        for process in labelled(&format!("{}/{}/", self.id, node.name))? {
-            process.kill()?;
+        let label = format!("{}/{}/", self.id, node.name);
+        // Again, until there is none: one that has just been looked past may have started another.
+        while let processes = labelled(&label)?
+            && !processes.is_empty()
+        {
+            processes.iter().try_for_each(Process::kill)?;
         }
         if let Some(volume) = self.volume(node) {
             volume.unmount()?;

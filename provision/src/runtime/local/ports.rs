@@ -44,19 +44,21 @@ pub fn taken(node: &Node) -> Finding {
 /// Who listens on this port, as far as one may know: `process 123 (nginx)`.
 #[must_use]
 pub fn holder(port: u16) -> Option<String> {
+    let id = holding_process(port)?;
+    let command = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+    Some(format!("process {id} ({})", command.trim()))
+}
+
+/// The id of the process that listens on this port, as far as one may know.
+pub(super) fn holding_process(port: u16) -> Option<u32> {
     let inode = listening_inode(&fs::read_to_string("/proc/net/tcp").ok()?, port)
         .or_else(|| listening_inode(&fs::read_to_string("/proc/net/tcp6").ok()?, port))?;
     let socket = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
-    processes.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit())).find_map(
-        |entry| {
-            let mut descriptors = fs::read_dir(entry.path().join("fd")).ok()?.flatten();
-            descriptors
-                .find(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == socket.as_str()))?;
-            let command = fs::read_to_string(entry.path().join("comm")).ok()?;
-            Some(format!("process {} ({})", entry.file_name().to_string_lossy(), command.trim()))
-        },
-    )
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|id: &u32| {
+        let mut descriptors = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
+        descriptors.any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == socket.as_str()))
+    })
 }
 
 /// The inode of the socket that listens on `port` in a table as /proc/net/tcp prints it (proc(5)).
