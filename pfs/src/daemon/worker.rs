@@ -2,8 +2,11 @@
 //!
 //! There is no doorbell, so somebody has to look. Under load the looking is what there is to do anyway; without, one worker
 //! looks once a millisecond and all others are parked. In between a worker that just had something to do goes on looking for
-//! a moment, since who was answered usually asks again, then sleeps a little, then longer. A worker that has more than it
-//! should keep to itself wakes one that is parked.
+//! a moment, since who was answered usually asks again, then sleeps a little, then longer.
+//!
+//! A worker keeps many requests in flight, so what makes it need help is not how many there are but that it never has to wait
+//! for the device: then it is the processor that is short, and it wakes one that is parked. One that mostly waits goes, unless
+//! it is the last: what it had to do, another does besides, and looks for all.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -23,11 +26,14 @@ const NAP_MAX: Duration = Duration::from_millis(1);
 /// How long to wait for the device before looking for requests again.
 const WAIT: Duration = Duration::from_micros(25);
 
-/// From how many requests under way on a worker calls for help.
-const ENOUGH: usize = 6;
+/// Over how long to judge whether a worker has too much to do, or too little.
+const WINDOW: Duration = Duration::from_millis(4);
 
-/// How long a worker that has nothing to do stays, if it is not the last.
-const STAY: Duration = Duration::from_millis(5);
+/// A worker that waits for less than one part in so many of the time calls for help.
+const SHORT: u32 = 16;
+
+/// A worker that waits for more than one part in so many of the time goes.
+const AMPLE: u32 = 3;
 
 /// All workers.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub(super) struct Crew {
     parked: Mutex<Parked>,
     called: Condvar,
     stop: AtomicBool,
+    /// How many there should be at most that are not parked: no more than can run.
+    limit: usize,
     /// Never sleep.
     busy_poll: bool,
 }
@@ -54,6 +62,7 @@ impl Crew {
             parked: Mutex::default(),
             called: Condvar::new(),
             stop: AtomicBool::new(false),
+            limit: std::thread::available_parallelism().map_or(workers, |cpus| workers.min(cpus.get())),
             busy_poll,
         }
     }
@@ -80,9 +89,9 @@ impl Crew {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Wakes a worker that is parked, if one is.
-    fn call(&self, workers: usize) {
-        if self.active.load(Ordering::Relaxed) >= workers {
+    /// Wakes a worker that is parked, if one is and it could run.
+    fn call(&self) {
+        if self.active() >= self.limit {
             return;
         }
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,19 +157,19 @@ impl Worker<'_> {
         let slots = self.around.slots;
         let mut first = self.first(slots);
         let mut session: Option<Session<'_>> = None;
-        let mut idle = Idle::new(self.crew, self.mounts, generation);
+        let mut idle = Idle::new(self.crew);
+        let mut load = Load::new();
         loop {
             let leaving = self.mounts.generation() != generation || self.crew.is_stopped();
             let mut found = false;
-            if !leaving {
-                let room = session.as_ref().map_or(TASKS_MAX, |session| TASKS_MAX - session.len());
-                let mut taken = 0;
-                found = room > 0
-                    && slots.scan(first, |found| {
-                        self.take(mount, &mut session, found);
-                        taken += 1;
-                        taken < room
-                    });
+            let under_way = session.as_ref().map_or(0, Session::len);
+            if !leaving && !load.is_ample() && under_way < TASKS_MAX {
+                let mut room = TASKS_MAX - under_way;
+                found = slots.scan(first, |found| {
+                    self.take(mount, &mut session, found);
+                    room -= 1;
+                    room > 0
+                });
                 // Should there be too much for one, nobody is always the last.
                 first = (first + 1) % slots.channels();
             }
@@ -169,9 +178,7 @@ impl Worker<'_> {
             if leaving && under_way == 0 {
                 return;
             }
-            if under_way > ENOUGH {
-                self.crew.call(self.of);
-            }
+            let before = Instant::now();
             match &mut session {
                 Some(session) if under_way > 0 => {
                     let wait = if found { Duration::ZERO } else { WAIT };
@@ -181,8 +188,17 @@ impl Worker<'_> {
                     }
                     idle.begin();
                 }
+                _ if load.is_ample() => {
+                    // Unless it is the last.
+                    self.crew.park(self.mounts, generation);
+                    load = Load::new();
+                    continue;
+                }
                 _ if found => idle.begin(),
                 _ => idle.pass(),
+            }
+            if load.judge(before, !found) == Verdict::Short {
+                self.crew.call();
             }
         }
     }
@@ -211,7 +227,7 @@ impl Worker<'_> {
 
     /// Answers that there is no volume, for as long as there is none.
     fn refuse(&self, generation: u64) {
-        let mut idle = Idle::new(self.crew, self.mounts, generation);
+        let mut idle = Idle::new(self.crew);
         while self.mounts.generation() == generation && !self.crew.is_stopped() {
             let found = self.around.slots.scan(self.first(self.around.slots), |found| {
                 match found {
@@ -223,8 +239,57 @@ impl Worker<'_> {
                 }
                 true
             });
-            if found { idle.begin() } else { idle.pass() }
+            match found {
+                true => idle.begin(),
+                // One is enough to say no.
+                false if self.crew.park(self.mounts, generation) => {}
+                false => idle.pass(),
+            }
         }
+    }
+}
+
+/// Whether a worker has too much to do, or too little, by how much of the time it waits.
+#[derive(Debug)]
+struct Load {
+    since: Instant,
+    waited: Duration,
+    verdict: Verdict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Fair,
+    Short,
+    Ample,
+}
+
+impl Load {
+    fn new() -> Self {
+        Self { since: Instant::now(), waited: Duration::ZERO, verdict: Verdict::Fair }
+    }
+
+    fn is_ample(&self) -> bool {
+        self.verdict == Verdict::Ample
+    }
+
+    /// Counts the time since `before`, in which it waited or worked. Says what it finds at the end of each window.
+    fn judge(&mut self, before: Instant, waited: bool) -> Verdict {
+        let now = Instant::now();
+        if waited {
+            self.waited += now - before;
+        }
+        let window = now - self.since;
+        if window < WINDOW {
+            return Verdict::Fair;
+        }
+        let verdict = match self.waited {
+            waited if waited * SHORT < window => Verdict::Short,
+            waited if waited * AMPLE > window => Verdict::Ample,
+            _ => Verdict::Fair,
+        };
+        *self = Self { since: now, waited: Duration::ZERO, verdict };
+        verdict
     }
 }
 
@@ -232,15 +297,13 @@ impl Worker<'_> {
 #[derive(Debug)]
 struct Idle<'a> {
     crew: &'a Crew,
-    mounts: &'a Mounts,
-    generation: u64,
     since: Option<Instant>,
     nap: Duration,
 }
 
 impl<'a> Idle<'a> {
-    fn new(crew: &'a Crew, mounts: &'a Mounts, generation: u64) -> Self {
-        Self { crew, mounts, generation, since: None, nap: NAP_MIN }
+    fn new(crew: &'a Crew) -> Self {
+        Self { crew, since: None, nap: NAP_MIN }
     }
 
     /// There was something to do.
@@ -254,13 +317,9 @@ impl<'a> Idle<'a> {
         if self.crew.busy_poll {
             return std::hint::spin_loop();
         }
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let idle = since.elapsed();
-        if idle < SPIN {
+        if self.since.get_or_insert_with(Instant::now).elapsed() < SPIN {
             // Whoever is about to ask may need this processor for that.
             std::thread::yield_now();
-        } else if idle > STAY && self.crew.park(self.mounts, self.generation) {
-            self.begin();
         } else {
             std::thread::sleep(self.nap);
             self.nap = (self.nap * 2).min(NAP_MAX);

@@ -166,7 +166,7 @@ impl Lease {
     }
 
     /// Says whether a write that is begun now will be over before anybody else may write. Costs nothing as long as it is
-    /// renewed in time; otherwise waits until that was tried once more.
+    /// renewed in time; otherwise waits until it is.
     ///
     /// # Errors
     /// [`Refused`](ErrorKind::Refused) when somebody else took it, for good; or why it cannot be renewed.
@@ -184,13 +184,14 @@ impl Lease {
             if process::since_boot()? < state.fresh_until {
                 return Ok(());
             }
-            if state.attempts > before {
-                let why = state.problem.clone().unwrap_or_else(|| "it took too long".to_owned());
+            if let (true, Some(why)) = (state.attempts > before, &state.problem) {
                 return Err(Error::new(
                     ErrorKind::Io,
                     format!("cannot renew the lease on {}: {why}", self.path.display()),
                 ));
             }
+            // A device may be slow for longer than a lease lasts. Nothing is written meanwhile; whoever took the lease for over
+            // in that time is found by renewing it.
             state.wanted = true;
             self.shared.changed.notify_all();
             (state, _) = self.shared.changed.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
