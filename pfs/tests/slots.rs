@@ -211,6 +211,22 @@ fn the_slot_of_a_dead_client_is_used_again() {
     }
 }
 
+/// The parent of a client that died and the daemon both find its slot: one of them frees it, and a third may have it.
+#[test]
+fn a_slot_is_freed_once() {
+    let (dead, alive) = (client(9), client(1));
+    loom::model(move || {
+        let channel = Channel::new(&[SlotWord::new(dead, SlotState::WaitRelease)], 0);
+        let sweep = beside(&channel, move |channel| channel.sweep(dead));
+        let asking = beside(&channel, move |channel| channel.ask(alive));
+        let slot = channel.numbers().next().unwrap();
+        slot::abandon(channel.word(slot), &channel.bitmap, slot, dead);
+        sweep.join().unwrap();
+        let slot = asking.join().unwrap();
+        end_all(&channel, &[(alive, slot)]);
+    });
+}
+
 /// What a dead client had posted is answered, and its slot freed at the next sweep at the latest.
 #[test]
 fn what_a_dead_client_asked_is_answered_and_swept() {

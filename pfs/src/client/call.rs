@@ -187,6 +187,34 @@ impl Client {
         }
     }
 
+    /// Ends what a child of this process had asked that died: what no pfsd has begun is taken back, what one has is waited for,
+    /// and the slots are freed. Until then what it wrote may still come over what others write. pfsd finds those slots by
+    /// itself, too, but takes its time.
+    ///
+    /// # Errors
+    /// When the pfsd is gone that had begun something.
+    pub fn abort(&self, pid: u32) -> blockdev::Result<()> {
+        let owner = Owner { pid: pid.cast_signed(), ..self.owner() };
+        let mut patience = Patience::new(self);
+        for channel in ChannelNo::all().map(|number| self.memory.channel(number)) {
+            for slot in channel.number().slots().map(|number| channel.slot(number)) {
+                let word = slot.word();
+                while slot::is_owned(word, owner) {
+                    slot::withdraw(word, owner);
+                    if slot::abandon(word, channel.bitmap(), slot.number(), owner) {
+                        break;
+                    }
+                    if !patience.go_on() {
+                        let what = format!("cannot end what process {pid} asked on {}", self.disk);
+                        return Err(Failure::Gone.error(self, what));
+                    }
+                    slot.semaphore().wait(NO_SLOT);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Frees the slots of what was given up and has been answered meanwhile.
     fn take_back_abandoned(&self) {
         if !self.has_abandoned.load(Ordering::Relaxed) {

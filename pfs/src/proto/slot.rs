@@ -185,6 +185,14 @@ pub fn release(word: &impl Atomic64, bitmap: &impl Atomic64, slot: SlotNo, owner
     word.exchange(old.0, old.in_state(SlotState::Free).0)
 }
 
+/// Client: frees a slot of a child that died, unless a daemon is at it. Returns whether it did.
+pub fn abandon(word: &impl Atomic64, bitmap: &impl Atomic64, slot: SlotNo, dead: Owner) -> bool {
+    let seen = SlotWord(word.look());
+    let ours = seen.owner() == dead && matches!(seen.state(), Some(SlotState::Alloc | SlotState::WaitRelease));
+    // The daemon may find it at the same time: one of the two frees it.
+    ours && reclaim(word, bitmap, slot, seen)
+}
+
 /// Daemon: takes a slot in which it saw `seen`: a request, or one that an earlier daemon was at. Nothing when another worker
 /// was faster, or the client thought better of it. What comes is what [`finish`] needs.
 pub fn take(word: &impl Atomic64, seen: SlotWord) -> Option<SlotWord> {
