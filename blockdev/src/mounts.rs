@@ -45,6 +45,11 @@ pub(crate) fn seen_by(process: &Path) -> Vec<Mount> {
     parse(&fs::read(process.join("mountinfo")).unwrap_or_default())
 }
 
+/// Whether a file system that calls itself `file_system` is mounted at `point`.
+pub(crate) fn is_mounted(point: &Path, file_system: &str) -> bool {
+    seen_by(Path::new("/proc/self")).iter().any(|mount| mount.point == point && mount.file_system == file_system)
+}
+
 fn parse(table: &[u8]) -> Vec<Mount> {
     table.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }

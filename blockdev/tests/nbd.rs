@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use blockdev::ByteSize;
 use blockdev::emulate::nbd::Address;
-use blockdev::emulate::{DiskOptions, Options, Served};
+use blockdev::emulate::{Counts, DiskOptions, Keep, Options, Served};
 use blockdev::engine::Choice;
 use nbd_client::{BLOCK_STATUS, Client, DISC, FLUSH, FUA, READ, TRIM, WRITE, WRITE_ZEROES};
 
@@ -31,7 +31,7 @@ impl Fixture {
         let socket = socket();
         let image = dir.path().join("disk.img");
         File::create(&image).unwrap().set_len(16 * MIB).unwrap();
-        let options = Options { disk, nbd: vec![Address::Unix(socket)], certificates: None };
+        let options = Options { disk, nbd: vec![Address::Unix(socket)], ..Options::default() };
         let served = Some(Served::start(&image, &options).unwrap());
         Self { served, dir }
     }
@@ -294,15 +294,15 @@ fn without_power_there_are_only_errors() {
         let disk = fixture.served.as_ref().unwrap().disk();
         let mut client = fixture.client();
         assert_eq!(client.write(0, &[1; 4096]), 0);
-        disk.cut_power();
+        disk.cut_power(Keep::None, 0).unwrap();
         assert_eq!(
             (client.write(0, &[2; 4096]), client.read(0, 4096), client.ask(FLUSH, 0, 0, 0, &[])),
             (5, Err(5), 5)
         );
         disk.restore_power();
         assert_eq!(client.read(0, 4096), Ok(vec![1; 4096]));
-        let activity = disk.activity();
-        let [read, write] = [&activity[0][0], &activity[0][1]];
+        let activity = disk.counts()[0].since(&Counts::default());
+        let [read, write] = [&activity[0], &activity[1]];
         assert_eq!((read.operations, read.errors, read.bytes), (2, 1, 4096));
         assert_eq!((write.operations, write.errors, write.bytes), (2, 1, 4096));
         assert!(read.p50_ns.is_some_and(|ns| ns > 0));

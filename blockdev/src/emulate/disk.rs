@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -11,12 +11,14 @@ use std::time::Duration;
 use nix::fcntl::Flock;
 
 use super::host::{Bars, Gate, HOSTS_MAX, HostId, HostName, Leave};
+use super::layer::{Keep, Layers, Loss, Stack};
 use super::mailbox::{Letter, Mailbox, lock};
 use super::port::Port;
 use super::request::Operation;
-use super::stats::{Activity, Counters, Total};
+use super::reservation::{Action, Reservations};
+use super::stats::{Counters, Counts, LayerCount, LayerCounters};
 use crate::engine::{Choice, Target};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::units::ByteSize;
 use crate::{loopdev, topology};
 
@@ -56,9 +58,19 @@ pub struct Disk {
     size: ByteSize,
     options: DiskOptions,
     gates: Vec<Gate>,
+    stack: Mutex<Arc<Stack>>,
+    /// How often the layers have changed.
+    generation: AtomicU64,
+    /// One change at a time, of layers, power or reservations.
+    changing: Mutex<()>,
+    reservations: Mutex<Reservations>,
+    /// Where they outlive the server.
+    kept_at: Option<PathBuf>,
     ports: Mutex<Vec<Arc<Shared>>>,
     /// What ports counted that are closed.
-    closed: Mutex<Vec<Total>>,
+    closed: Mutex<Vec<Counts>>,
+    /// And of the layers.
+    closed_layers: Mutex<Vec<LayerCount>>,
     // Nobody else serves, attaches or grows the image meanwhile. A device is opened exclusively instead.
     _lock: Option<Flock<File>>,
 }
@@ -70,12 +82,18 @@ pub(super) struct Shared {
     /// By host: how many operations are on their way to the image.
     under_way: Vec<AtomicU32>,
     counters: Vec<OnceLock<Box<Counters>>>,
+    layer_counters: OnceLock<Box<LayerCounters>>,
 }
 
 impl Shared {
     /// What is counted here for `host`.
     pub(super) fn counters(&self, host: HostId) -> &Counters {
         self.counters[host.index()].get_or_init(Box::default)
+    }
+
+    /// What is counted here for the layers.
+    pub(super) fn layer_counters(&self) -> &LayerCounters {
+        self.layer_counters.get_or_init(Box::default)
     }
 }
 
@@ -103,7 +121,7 @@ impl Disk {
         if !device && !metadata.is_file() {
             return Err(Error::invalid(format!("{} is neither a file nor a block device", path.display())));
         }
-        let lock = if device { None } else { crate::lock::exclusive(path)? };
+        let held = if device { None } else { crate::lock::exclusive(path)? };
         let exclusive = if device { libc::O_EXCL } else { 0 };
         let direct = if options.direct_io { libc::O_DIRECT } else { 0 };
         let file = OpenOptions::new()
@@ -135,17 +153,31 @@ impl Disk {
         if size == ByteSize::ZERO {
             return Err(Error::invalid(format!("{} is not even one sector of {sector}", path.display())));
         }
+        // A device's name says little about what is behind it next time.
+        let kept_at = (!device).then(|| Reservations::path_for(path));
+        let reservations = kept_at.as_deref().map_or(Ok(Reservations::default()), Reservations::load)?;
         let count = options.hosts.len();
-        Ok(Arc::new(Self {
+        let disk = Self {
             path: path.to_owned(),
             file,
             size,
             gates: (0..count).map(|_| Gate::default()).collect(),
+            stack: Mutex::default(),
+            generation: AtomicU64::new(0),
+            changing: Mutex::default(),
+            reservations: Mutex::new(reservations),
+            kept_at,
             ports: Mutex::default(),
-            closed: Mutex::new(vec![Total::default(); count]),
+            closed: Mutex::new(vec![Counts::default(); count]),
+            closed_layers: Mutex::new(LayerCount::none()),
             options,
-            _lock: lock,
-        }))
+            _lock: held,
+        };
+        for host in disk.host_ids() {
+            let may = lock(&disk.reservations).lets_write(disk.name(host));
+            disk.gates[host.index()].raise(Bars::WRITES, !may);
+        }
+        Ok(Arc::new(disk))
     }
 
     /// Its image.
@@ -179,6 +211,12 @@ impl Disk {
         u8::try_from(index).ok().map(HostId)
     }
 
+    /// The name of a host.
+    #[must_use]
+    pub fn name(&self, host: HostId) -> &HostName {
+        &self.options.hosts[host.index()]
+    }
+
     /// The open image, to ask the file system about it.
     pub(super) fn file(&self) -> &File {
         &self.file
@@ -194,6 +232,7 @@ impl Disk {
             mailbox: Mailbox::new()?,
             under_way: (0..count).map(|_| AtomicU32::new(0)).collect(),
             counters: (0..count).map(|_| OnceLock::new()).collect(),
+            layer_counters: OnceLock::new(),
         });
         let port = Port::new(Arc::clone(self), Arc::clone(&shared), depth)?;
         lock(&self.ports).push(shared);
@@ -211,15 +250,21 @@ impl Disk {
     pub(super) fn close_port(&self, shared: &Arc<Shared>) {
         let mut ports = lock(&self.ports);
         ports.retain(|port| !Arc::ptr_eq(port, shared));
+        // Whoever waits for them waits for nothing: the engine is done, and what is in the cache is the cache's.
+        shared.under_way.iter().for_each(|count| count.store(0, Ordering::SeqCst));
         for (total, counters) in lock(&self.closed).iter_mut().zip(&shared.counters) {
             if let Some(counters) = counters.get() {
                 total.add(counters);
             }
         }
+        if let Some(counters) = shared.layer_counters.get() {
+            LayerCount::add(&mut lock(&self.closed_layers), counters);
+        }
     }
 
-    /// What was counted for each host until now.
-    fn totals(&self) -> Vec<Total> {
+    /// What each host has asked of the disk since it was opened.
+    #[must_use]
+    pub fn counts(&self) -> Vec<Counts> {
         let ports = lock(&self.ports);
         let mut totals = lock(&self.closed).clone();
         for port in &*ports {
@@ -259,6 +304,10 @@ impl Disk {
             self.gates[host.index()].raise(bar, on);
         }
         let ports: Vec<Arc<Shared>> = lock(&self.ports).clone();
+        if on && bar == Bars::POWER {
+            // Also what waits for something else learns it.
+            ports.iter().for_each(|port| port.mailbox.send(Letter::Look));
+        }
         if on {
             // A port opened meanwhile sees the bar.
             let under_way =
@@ -271,20 +320,165 @@ impl Disk {
         }
     }
 
+    /// How often the layers have changed.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The layers, and which change brought them.
+    pub(super) fn stack(&self) -> (u64, Arc<Stack>) {
+        let stack = lock(&self.stack);
+        (self.generation(), Arc::clone(&stack))
+    }
+
+    /// Which layers the disk has.
+    #[must_use]
+    pub fn layers(&self) -> Layers {
+        lock(&self.stack).layers.clone()
+    }
+
+    /// Gives the disk other layers. A layer that stays as it is goes on as it was; a volatile cache that goes, or gets another
+    /// size, is flushed first.
+    ///
+    /// # Errors
+    /// When a layer cannot be had, or the cache not be flushed: then all stays as it is.
+    pub fn set_layers(&self, layers: Layers) -> Result<()> {
+        let _alone = lock(&self.changing);
+        self.replace_layers(layers)
+    }
+
+    /// Sets them; who calls this is the only one.
+    fn replace_layers(&self, layers: Layers) -> Result<()> {
+        let before = self.stack().1;
+        let stack = Stack::build(layers, &before, self)?;
+        let hosts = self.host_ids();
+        self.bar(&hosts, Bars::PAUSE, true);
+        let goes = |cache: &Arc<_>| stack.cache.as_ref().is_none_or(|after| !Arc::ptr_eq(cache, after));
+        // A port may have it a moment longer, and nobody writes to it any more.
+        let recorded = before.record.as_ref().map_or(Ok(()), |record| record.flush());
+        let flushed = before.cache.as_ref().filter(|cache| goes(cache)).map_or(Ok(()), |cache| cache.drain());
+        if flushed.is_ok() {
+            let mut current = lock(&self.stack);
+            *current = Arc::new(stack);
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        self.bar(&hosts, Bars::PAUSE, false);
+        recorded?;
+        flushed.map_err(|errno| {
+            Error::io(format!("the volatile cache of {} cannot be flushed", self.path.display()), errno)
+        })
+    }
+
+    /// Changes some of the layers.
+    ///
+    /// # Errors
+    /// As [`set_layers`](Self::set_layers).
+    pub fn change_layers(&self, change: impl FnOnce(&mut Layers)) -> Result<()> {
+        let _alone = lock(&self.changing);
+        let mut layers = self.layers();
+        change(&mut layers);
+        self.replace_layers(layers)
+    }
+
+    /// What each layer has done since the disk was opened.
+    #[must_use]
+    pub fn layer_counts(&self) -> Vec<LayerCount> {
+        let ports = lock(&self.ports);
+        let mut counts = lock(&self.closed_layers).clone();
+        ports.iter().filter_map(|port| port.layer_counters.get()).for_each(|port| LayerCount::add(&mut counts, port));
+        counts
+    }
+
+    /// How often each fault has come, and how much was recorded.
+    pub(super) fn hits_and_records(&self) -> (Vec<u64>, u64) {
+        let stack = self.stack().1;
+        let faults = stack.faults.as_ref().map_or(Vec::new(), |faults| faults.hits().collect());
+        (faults, stack.record.as_ref().map_or(0, |record| record.records()))
+    }
+
+    /// Makes durable whatever is in the volatile cache.
+    ///
+    /// # Errors
+    /// When the image cannot be written.
+    pub fn flush(&self) -> Result<()> {
+        let stack = self.stack().1;
+        let drained = stack.cache.as_ref().map_or(Ok(()), |cache| cache.drain());
+        drained.map_err(|errno| {
+            Error::io(format!("the volatile cache of {} cannot be flushed", self.path.display()), errno)
+        })?;
+        stack.record.as_ref().map_or(Ok(()), |record| record.flush())
+    }
+
     /// Cuts the power: when this returns, nothing reaches the image any more, and every request is answered with an error.
-    pub fn cut_power(&self) {
+    /// Of the writes in the volatile cache that were not flushed, those survive that `keep` and `seed` say.
+    ///
+    /// # Errors
+    /// When what survives cannot be written.
+    pub fn cut_power(&self, keep: Keep, seed: u64) -> Result<Loss> {
+        let _alone = lock(&self.changing);
+        let stack = self.stack().1;
+        if let Some(cache) = &stack.cache {
+            cache.refuse_wishes();
+        }
         self.bar(&self.host_ids(), Bars::POWER, true);
+        let lost = stack.cache.as_ref().map_or(Ok(Loss::default()), |cache| cache.lose(keep, seed));
+        lost.map_err(|errno| {
+            Error::io(format!("cannot write to {} what survives the power cut", self.path.display()), errno)
+        })
     }
 
     /// Gives the power back.
     pub fn restore_power(&self) {
+        let _alone = lock(&self.changing);
         self.bar(&self.host_ids(), Bars::POWER, false);
     }
 
-    /// What each host has asked of the disk since it was opened.
+    /// Whether the disk has power.
     #[must_use]
-    pub fn activity(&self) -> Vec<Vec<Activity>> {
-        self.totals().iter().map(|total| total.since(&Total::default())).collect()
+    pub fn has_power(&self) -> bool {
+        !self.gates.iter().any(|gate| gate.is_barred(Bars::POWER))
+    }
+
+    /// Who is registered, who has reserved the disk, who was fenced.
+    #[must_use]
+    pub fn reservations(&self) -> Reservations {
+        lock(&self.reservations).clone()
+    }
+
+    /// Does something about reservations. When this returns, it is kept, and no host that may not write any more has a write
+    /// that is not done: what it sends from now on fails.
+    ///
+    /// # Errors
+    /// As [`Reservations::after`]; when it cannot be kept; or when there is no such host. Then nothing has changed.
+    pub fn reserve(&self, action: &Action) -> Result<Reservations> {
+        let _alone = lock(&self.changing);
+        let host = action.host();
+        if self.host(host.as_str()).is_none() {
+            let known: Vec<&str> = self.hosts().iter().map(HostName::as_str).collect();
+            return Err(Error::new(ErrorKind::NotFound, format!("{} knows no host {host}", self.path.display()))
+                .with_hint(format!("its hosts are {}", known.join(", "))));
+        }
+        let before = self.reservations();
+        let after = before.after(action)?;
+        let (keep_out, let_in): (Vec<HostId>, Vec<HostId>) =
+            self.host_ids().into_iter().partition(|host| !after.lets_write(self.name(*host)));
+        // First it is so, then it is kept, and only then anybody is let in.
+        self.bar(&keep_out, Bars::WRITES, true);
+        if let Err(error) = self.kept_at.as_deref().map_or(Ok(()), |path| after.store(path)) {
+            let as_before: Vec<HostId> =
+                keep_out.into_iter().filter(|host| before.lets_write(self.name(*host))).collect();
+            self.bar(&as_before, Bars::WRITES, false);
+            return Err(error);
+        }
+        self.bar(&let_in, Bars::WRITES, false);
+        *lock(&self.reservations) = after.clone();
+        Ok(after)
+    }
+
+    /// How many bytes in the volatile cache would be lost without power.
+    #[must_use]
+    pub fn dirty(&self) -> ByteSize {
+        ByteSize::new(self.stack().1.cache.as_ref().map_or(0, |cache| cache.dirty()))
     }
 
     /// Every host.

@@ -119,6 +119,10 @@ impl Gate {
         }
     }
 
+    pub(super) fn is_barred(&self, bar: Bars) -> bool {
+        Bars(self.0.load(Ordering::SeqCst)).has(bar)
+    }
+
     pub(super) fn leave(&self, operation: Operation) -> Leave {
         let bars = Bars(self.0.load(Ordering::SeqCst));
         if bars == Bars::default() {

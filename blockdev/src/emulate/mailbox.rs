@@ -1,15 +1,29 @@
 //! How one thread tells another that something it waits for has happened.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::request::Outcome;
 use crate::error::{Context, Result};
 
 /// What is in a letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Letter {
+    /// Job `job` has been done elsewhere.
+    Done {
+        /// Its number at the port.
+        job: u32,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// What job `job` waited for is there: it may go on.
+    GoOn {
+        /// Its number at the port.
+        job: u32,
+    },
     /// Something about the disk has changed: look again.
     Look,
 }
@@ -18,6 +32,7 @@ pub(super) enum Letter {
 #[derive(Debug)]
 pub(super) struct Mailbox {
     letters: Mutex<Vec<Letter>>,
+    full: AtomicBool,
     counter: EventFd,
 }
 
@@ -30,20 +45,30 @@ impl Mailbox {
     pub(super) fn new() -> Result<Self> {
         let counter = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .context(|| "cannot make an event counter")?;
-        Ok(Self { letters: Mutex::default(), counter })
+        Ok(Self { letters: Mutex::default(), full: AtomicBool::new(false), counter })
     }
 
     pub(super) fn send(&self, letter: Letter) {
-        lock(&self.letters).push(letter);
-        // It fails only when it would overflow, and then it is set.
-        let _ = self.counter.write(1);
+        let mut letters = lock(&self.letters);
+        letters.push(letter);
+        if !self.full.swap(true, Ordering::AcqRel) {
+            // It fails only when it would overflow, and then it is set.
+            let _ = self.counter.write(1);
+        }
+    }
+
+    /// Whether something has come.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
     }
 
     /// Appends what has come.
     pub(super) fn take(&self, letters: &mut Vec<Letter>) {
+        let mut waiting = lock(&self.letters);
         // Not set is as good.
         let _ = self.counter.read();
-        letters.append(&mut lock(&self.letters));
+        self.full.store(false, Ordering::Release);
+        letters.append(&mut waiting);
     }
 }
 

@@ -47,6 +47,11 @@ impl Budget {
     }
 }
 
+/// The smallest power of two that is enough.
+fn class_of(len: usize) -> u32 {
+    len.next_power_of_two().trailing_zeros().max(SMALLEST)
+}
+
 /// From which size on memory comes from the kernel directly, as a power of two: untouched, it is not there yet.
 const MAPPED: u32 = 17;
 
@@ -77,6 +82,11 @@ impl Chunk {
         Some(Self { start, class, mapped: None, charged: None })
     }
 
+    /// At least `len` bytes that no budget knows of; nothing where there is no such memory.
+    pub(super) fn of(len: usize) -> Option<Self> {
+        Self::new(class_of(len))
+    }
+
     fn size(&self) -> usize {
         1 << self.class
     }
@@ -103,7 +113,20 @@ impl Chunk {
         // SAFETY: the caller promises.
         unsafe { Lent::new(self.start, len) }
     }
+
+    /// Lends `len` bytes from `from` on, to be written to the disk.
+    ///
+    /// # Safety
+    /// As [`lend`](Self::lend); and whoever takes them only reads them.
+    pub(super) unsafe fn lend_part(&self, from: usize, len: usize) -> Lent {
+        assert!(from + len <= self.size(), "{len} bytes from {from} of {}", self.size());
+        // SAFETY: inside the chunk; the caller promises the rest.
+        unsafe { Lent::new(self.start.add(from), u32::try_from(len).unwrap_or(u32::MAX)) }
+    }
 }
+
+// SAFETY: shared, it is only read.
+unsafe impl Sync for Chunk {}
 
 impl Drop for Chunk {
     fn drop(&mut self) {
@@ -117,6 +140,22 @@ impl Drop for Chunk {
             unsafe { dealloc(self.start.as_ptr(), layout) };
         }
     }
+}
+
+/// Zeroes for whoever needs some.
+static ZEROES: Zeroes = Zeroes([0; ZEROES_LEN]);
+const ZEROES_LEN: usize = 256 << 10;
+
+/// Aligned for direct I/O.
+#[repr(align(4096))]
+struct Zeroes([u8; ZEROES_LEN]);
+
+/// At most `len` zeroes, to be written: at least one.
+pub(super) fn zeroes(len: u64) -> Lent {
+    #[allow(clippy::cast_possible_truncation, reason = "not more than there are")]
+    let len = len.clamp(1, ZEROES_LEN as u64) as u32;
+    // SAFETY: they are always there and never written.
+    unsafe { Lent::new(NonNull::from(&ZEROES.0).cast(), len) }
 }
 
 /// Where one user's chunks come from.
@@ -135,7 +174,7 @@ impl Pool {
 
     /// At least `len` bytes; nothing when others have to give some back first.
     pub(super) fn take(&mut self, len: usize) -> Option<Chunk> {
-        let class = len.next_power_of_two().trailing_zeros().max(SMALLEST);
+        let class = class_of(len);
         let size = 1u64 << class;
         let free = self.held + size <= FLOOR;
         let granted = free || self.budget.take(size);

@@ -29,19 +29,32 @@
 //! until nothing is under way: what is acknowledged then is true of every thread.
 
 mod allocation;
+pub mod control;
 mod disk;
 mod host;
+mod layer;
 mod mailbox;
 mod memory;
 pub mod nbd;
 mod port;
+mod registry;
+mod release;
 mod request;
+mod reservation;
 mod served;
 mod stats;
 
+/// What the mounts of served disks say they are.
+const FILE_SYSTEM: &str = "fuse.onedisk";
+
 pub use disk::{Disk, DiskOptions};
 pub use host::{HOST_NAME_MAX, HOSTS_MAX, HostId, HostName};
+pub use layer::{
+    Distribution, Fault, FaultKind, Histogram, Keep, Latency, Layers, Limit, Loss, RecordEntry, Recording,
+};
 pub use port::Port;
+pub use registry::{clean_up, served};
 pub use request::{Answer, Operation, Outcome, Request};
+pub use reservation::{Action, Key, Reservation, ReservationKind, Reservations};
 pub use served::{Export, Options, Served};
-pub use stats::Activity;
+pub use stats::{Activity, Count, Counts, LayerCount, LayerName};

@@ -2,6 +2,7 @@
 //!
 //! Each port counts for itself, so counting is a handful of stores to memory that no other thread writes.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -33,6 +34,18 @@ impl Default for Counter {
             errors: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             latencies: [const { AtomicU64::new(0) }; BUCKETS],
+        }
+    }
+}
+
+impl Counter {
+    fn add_latencies(&self, sums: &mut BTreeMap<u64, u64>) {
+        for (bucket, count) in self.latencies.iter().enumerate() {
+            let count = count.load(Relaxed);
+            if count > 0 {
+                let ns = u64::try_from(latency_of(bucket).as_nanos()).unwrap_or(u64::MAX);
+                *sums.entry(ns).or_default() += count;
+            }
         }
     }
 }
@@ -82,43 +95,135 @@ impl Counters {
     }
 }
 
-/// What was counted of all operations of a host, or of several hosts.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Total([Sum; Operation::ALL.len()]);
-
-#[derive(Debug, Clone)]
-struct Sum {
-    operations: u64,
-    errors: u64,
-    bytes: u64,
-    latencies: Vec<u64>,
+/// The layers that a request can wait in, or be changed by, in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerName {
+    /// It waits for a place.
+    QueueDepth,
+    /// It waits for its turn.
+    Rate,
+    /// It is stuck.
+    Faults,
+    /// Its answer is held back.
+    Latency,
+    /// It is written down.
+    Record,
+    /// It waits for room in the volatile cache, or until that is flushed.
+    Cache,
 }
 
-impl Default for Sum {
-    fn default() -> Self {
-        Self { operations: 0, errors: 0, bytes: 0, latencies: vec![0; BUCKETS] }
+impl LayerName {
+    /// All of them, in the order of the layers.
+    pub const ALL: [Self; 6] = [Self::QueueDepth, Self::Rate, Self::Faults, Self::Latency, Self::Record, Self::Cache];
+}
+
+/// What one port counts for the layers.
+#[derive(Debug, Default)]
+pub(super) struct LayerCounters([Counter; LayerName::ALL.len()]);
+
+impl LayerCounters {
+    /// Counts a request about `bytes` that was in a layer for so long.
+    pub(super) fn count(&self, layer: LayerName, bytes: u64, waited: Duration) {
+        let counter = &self.0[layer as usize];
+        add(&counter.operations, 1);
+        add(&counter.bytes, bytes);
+        add(&counter.latencies[bucket_of(waited)], 1);
     }
 }
 
-impl Total {
+/// What was counted of a layer since the disk was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerCount {
+    /// Which.
+    pub layer: LayerName,
+    /// How many requests it kept waiting, or changed.
+    pub requests: u64,
+    /// How many bytes those were about.
+    pub bytes: u64,
+    /// How many it kept for how long, in nanoseconds, within 3 %.
+    pub waits: BTreeMap<u64, u64>,
+}
+
+impl LayerCount {
+    /// Nothing, of each layer.
+    pub(super) fn none() -> Vec<Self> {
+        let none = |layer| Self { layer, requests: 0, bytes: 0, waits: BTreeMap::new() };
+        LayerName::ALL.map(none).into()
+    }
+
+    /// Adds to `counts`, of each layer, what a port counted.
+    pub(super) fn add(counts: &mut [Self], counters: &LayerCounters) {
+        for (count, counter) in counts.iter_mut().zip(&counters.0) {
+            count.requests += counter.operations.load(Relaxed);
+            count.bytes += counter.bytes.load(Relaxed);
+            counter.add_latencies(&mut count.waits);
+        }
+    }
+
+    /// How many came since `before`, how many bytes they were about, and what the median and 99 of 100 waited at most, in
+    /// nanoseconds.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> (u64, u64, Option<u64>, Option<u64>) {
+        let waits = difference(&self.waits, &before.waits);
+        let requests = self.requests.saturating_sub(before.requests);
+        (requests, self.bytes.saturating_sub(before.bytes), percentile(&waits, 0.50), percentile(&waits, 0.99))
+    }
+}
+
+fn difference(now: &BTreeMap<u64, u64>, before: &BTreeMap<u64, u64>) -> BTreeMap<u64, u64> {
+    let of = |(ns, count): (&u64, &u64)| (*ns, count.saturating_sub(before.get(ns).copied().unwrap_or(0)));
+    now.iter().map(of).collect()
+}
+
+/// What was counted of the operations of one sort.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Of which sort.
+    pub operation: Operation,
+    /// How many were answered.
+    pub operations: u64,
+    /// How many of them with an error.
+    pub errors: u64,
+    /// How many bytes those without an error were about.
+    pub bytes: u64,
+    /// How many took how long, in nanoseconds, within 3 %.
+    pub latencies: BTreeMap<u64, u64>,
+}
+
+/// What was counted of a host since the disk was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Counts(Vec<Count>);
+
+impl Default for Counts {
+    fn default() -> Self {
+        let none = |operation| Count { operation, operations: 0, errors: 0, bytes: 0, latencies: BTreeMap::new() };
+        Self(Operation::ALL.map(none).into())
+    }
+}
+
+impl Counts {
     pub(super) fn add(&mut self, counters: &Counters) {
         for (sum, counter) in self.0.iter_mut().zip(&counters.0) {
             sum.operations += counter.operations.load(Relaxed);
             sum.errors += counter.errors.load(Relaxed);
             sum.bytes += counter.bytes.load(Relaxed);
-            for (sum, count) in sum.latencies.iter_mut().zip(&counter.latencies) {
-                *sum += count.load(Relaxed);
-            }
+            counter.add_latencies(&mut sum.latencies);
         }
     }
 
     /// What came since `before`, by operation.
-    pub(super) fn since(&self, before: &Self) -> Vec<Activity> {
-        let since = |(operation, (now, before)): (Operation, (&Sum, &Sum))| {
-            let latencies: Vec<u64> =
-                now.latencies.iter().zip(&before.latencies).map(|(now, before)| now.saturating_sub(*before)).collect();
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Vec<Activity> {
+        let since = |now: &Count| {
+            let none = Self::default();
+            let of = |counts: &'_ Self| counts.0.iter().find(|count| count.operation == now.operation).cloned();
+            let before = of(before).or_else(|| of(&none));
+            let Some(before) = before else { return Activity::of(now.operation) };
+            let latencies = difference(&now.latencies, &before.latencies);
             Activity {
-                operation,
+                operation: now.operation,
                 operations: now.operations.saturating_sub(before.operations),
                 errors: now.errors.saturating_sub(before.errors),
                 bytes: now.bytes.saturating_sub(before.bytes),
@@ -127,20 +232,22 @@ impl Total {
                 p999_ns: percentile(&latencies, 0.999),
             }
         };
-        Operation::ALL.into_iter().zip(self.0.iter().zip(&before.0)).map(since).collect()
+        self.0.iter().map(since).collect()
     }
 }
 
-fn percentile(latencies: &[u64], share: f64) -> Option<u64> {
-    let total: u64 = latencies.iter().sum();
+fn percentile(latencies: &BTreeMap<u64, u64>, share: f64) -> Option<u64> {
+    let total: u64 = latencies.values().sum();
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank")]
     let rank = ((total as f64 * share).ceil() as u64).max(1);
     let mut seen = 0;
-    let bucket = latencies.iter().position(|count| {
-        seen += count;
-        seen >= rank
-    })?;
-    u64::try_from(latency_of(bucket).as_nanos()).ok()
+    latencies
+        .iter()
+        .find(|(_, count)| {
+            seen += **count;
+            seen >= rank
+        })
+        .map(|(ns, _)| *ns)
 }
 
 /// What a host asked of the disk in some time, of one sort.
@@ -162,6 +269,13 @@ pub struct Activity {
     pub p999_ns: Option<u64>,
 }
 
+impl Activity {
+    /// None.
+    fn of(operation: Operation) -> Self {
+        Self { operation, operations: 0, errors: 0, bytes: 0, p50_ns: None, p99_ns: None, p999_ns: None }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,13 +292,13 @@ mod tests {
     #[test]
     fn what_is_counted_is_added_up() {
         let counters = Counters::default();
-        let mut before = Total::default();
+        let mut before = Counts::default();
         before.add(&counters);
         for index in 1..=100 {
             counters.count(Operation::Write, 4096, Ok(()), Duration::from_micros(index * 10));
         }
         counters.count(Operation::Write, 4096, Err(nix::errno::Errno::EIO), Duration::from_secs(3600));
-        let mut now = Total::default();
+        let mut now = Counts::default();
         now.add(&counters);
         let activity = now.since(&before);
         let write = &activity[Operation::Write as usize];

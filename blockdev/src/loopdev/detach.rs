@@ -34,6 +34,19 @@ pub fn detach(device: &LoopDevice) -> Result<()> {
     Ok(())
 }
 
+/// Detaches `device`, whose file is gone, or else as soon as the last one who has it open closes it; removes its names.
+pub(crate) fn abandon(device: &LoopDevice) -> Result<()> {
+    let path = device.path.display();
+    let node = needs_root(
+        node::open(device.number, OpenOptions::new().read(true)).context(|| format!("cannot open {path} to detach it")),
+    )?;
+    if !device.is_still_there() {
+        return Err(not_attached(device.number));
+    }
+    needs_root(abi::clr_fd(&node).context(|| format!("cannot detach {path}")))?;
+    name::remove_all(device.number)
+}
+
 /// Detaches `device`, whose node has the identity `id`, unless it is in use: then returns who is using it, as far as can be seen.
 fn try_detach(device: &LoopDevice, id: FileId) -> Result<Option<Vec<Use>>> {
     let path = device.path.display();

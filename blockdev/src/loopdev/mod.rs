@@ -22,6 +22,7 @@ use crate::ui::{needs_root, path_as_text};
 use crate::units::{ByteOffset, ByteSize};
 
 pub use attach::{Attachment, Options, attach};
+pub(crate) use detach::abandon;
 pub use detach::detach;
 pub use name::{NAME_MAX, Name};
 

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use blockdev::emulate::nbd::{Address, Certificates};
-use blockdev::emulate::{DiskOptions, Export, HostName, Options, Served};
+use blockdev::emulate::{DiskOptions, Export, Fault, HostName, Latency, Layers, Limit, Options, Served};
 use blockdev::engine::Choice;
 use blockdev::{ByteSize, Cancel, Result, ui};
 use serde::Serialize;
@@ -46,6 +46,32 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = ["512", "4096"])]
     sector_size: String,
 
+    /// How long it takes at the least: 1ms, lognormal:80us:900us (median, 99th percentile), read=80us,write=20us,flush=1ms.
+    #[arg(long, value_name = "LATENCY", help_heading = "Layers")]
+    latency: Option<Latency>,
+
+    /// How much it does in a second at the most: iops=1800 or bandwidth=100M, each with burst= and op=. May be given several
+    /// times.
+    #[arg(long, value_name = "RATE", help_heading = "Layers")]
+    rate: Vec<Limit>,
+
+    /// How many requests it serves at once.
+    #[arg(long, value_name = "NUMBER", help_heading = "Layers")]
+    queue_depth: Option<u32>,
+
+    /// What goes wrong: eio, enospc, stuck, torn, corrupt, misdirected or lost, then any of op=write, range=1M-2M,
+    /// probability=0.01, after=100, count=3, seed=7. May be given several times.
+    #[arg(long = "fault", value_name = "FAULT", help_heading = "Layers")]
+    faults: Vec<Fault>,
+
+    /// How much is written to memory and lost without power, until a flush.
+    #[arg(long, value_name = "SIZE", help_heading = "Layers")]
+    cache: Option<ByteSize>,
+
+    /// Write down everything that changes the disk, for `vdisk replay`.
+    #[arg(long, value_name = "FILE", help_heading = "Layers")]
+    record: Option<PathBuf>,
+
     /// What carries the I/O: auto, uring, uring-sqpoll or threads.
     #[arg(long, default_value_t)]
     engine: Choice,
@@ -68,16 +94,21 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
             hosts: args.hosts.clone(),
         },
         nbd: args.nbd.clone(),
+        layers: Layers {
+            queue_depth: args.queue_depth,
+            rate: args.rate.clone(),
+            faults: args.faults.clone(),
+            latency: args.latency.clone(),
+            record: args.record.clone(),
+            cache: args.cache,
+        },
         certificates: args.tls.clone().map(Certificates::new),
     };
     let served = Served::start(&args.path, &options)?;
     let serving = Serving { size: served.disk().size(), exports: served.exports() };
-    ui::print_result(output, &serving, |serving| {
-        serving.exports.iter().map(|export| format!("{}\n", export.uri)).collect()
-    })?;
-    while !cancel.is_cancelled() {
+    ui::print_result(output, &serving, |serving| serving.exports.iter().map(|export| format!("{export}\n")).collect())?;
+    while !cancel.is_cancelled() && !served.is_asked_to_stop() {
         thread::sleep(TICK);
     }
-    drop(served);
-    Ok(())
+    served.stop()
 }

@@ -1,8 +1,15 @@
 //! Where one thread puts its requests to the disk: many in flight, and none that blocks another.
+//!
+//! A request is a job with a number. Where the disk has layers it goes [through them](layered); then it has its
+//! [effect](effect) on the image. Whatever a job has to wait for (a completion of the engine, a moment, a letter, the gate), the
+//! port waits for all of it at once.
+
+mod effect;
+mod layered;
+mod timer;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,24 +17,17 @@ use nix::errno::Errno;
 
 use super::disk::{Disk, Shared};
 use super::host::{HostId, Leave};
+use super::layer::Stack;
 use super::mailbox::Letter;
 use super::request::{Answer, Outcome, Request};
-use crate::engine::{Completion, Config, Engine, Interest, Lent, Op, Reserve, Watched};
+use crate::engine::{Completion, Config, Engine, Interest, Watched};
 use crate::error::Result;
-
-/// The zeroes that are written where no operation of the file system makes them.
-static ZEROES: Zeroes = Zeroes([0; ZEROES_LEN]);
-const ZEROES_LEN: usize = 256 << 10;
-
-/// Aligned for direct I/O.
-#[repr(align(4096))]
-struct Zeroes([u8; ZEROES_LEN]);
+use effect::Step;
+use layered::{Layered, Stage};
+use timer::Timers;
 
 /// The engine's own buffer, of which there is one at least: all memory is lent.
 const BUFFER: usize = 4096;
-
-/// The image among the engine's files.
-const IMAGE: u32 = 0;
 
 /// A thread's way to the disk. It stays on its thread; dropping it waits for what is on its way to the image.
 #[derive(Debug)]
@@ -36,49 +36,57 @@ pub struct Port {
     engine: Engine,
     disk: Arc<Disk>,
     shared: Arc<Shared>,
+    /// The layers when somebody looked last, and when that was.
+    stack: Arc<Stack>,
+    generation: u64,
     jobs: Vec<Job>,
     free: Vec<u32>,
     /// Jobs that wait for room in the engine, in the order they came.
     backlog: VecDeque<u32>,
-    /// Jobs that wait until the disk lets them.
+    /// Jobs that wait until something about the disk changes.
     barred: Vec<u32>,
+    timers: Timers,
+    rng: fastrand::Rng,
     answers: Vec<Answer>,
     done: Vec<Completion>,
     letters: Vec<Letter>,
 }
 
 /// A request on its way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Job {
     tag: u64,
     host: HostId,
     request: Request,
     since: Instant,
     step: Step,
+    /// What it has to do with layers, if there are any.
+    layered: Option<Box<Layered>>,
 }
 
-/// What the engine is doing for a job, or is to do.
-#[derive(Debug, Clone, Copy)]
-enum Step {
-    /// What was asked for.
-    Main,
-    /// Zeroes are written from here on, since nothing else could make them.
-    Zeroes { from: u64 },
-    /// What was done is made durable.
-    Sync,
+impl Job {
+    /// What it does to the disk, which need not be what was asked for.
+    fn effect(&self) -> Request {
+        self.layered.as_ref().map_or(self.request, |layered| layered.effect)
+    }
 }
 
 impl Port {
     pub(super) fn new(disk: Arc<Disk>, shared: Arc<Shared>, depth: u32) -> Result<Self> {
         let engine = Engine::open(disk.options().engine, &Config::new(depth, 1, BUFFER), vec![disk.target()?])?;
+        let (generation, stack) = disk.stack();
         Ok(Self {
             engine,
             disk,
             shared,
+            stack,
+            generation,
             jobs: Vec::new(),
             free: Vec::new(),
             backlog: VecDeque::new(),
             barred: Vec::new(),
+            timers: Timers::new(),
+            rng: fastrand::Rng::new(),
             answers: Vec::new(),
             done: Vec::new(),
             letters: Vec::new(),
@@ -106,7 +114,7 @@ impl Port {
     /// Takes a request of `host`. The answer, with `tag`, comes from [`poll`](Self::poll) or [`wait`](Self::wait), also where
     /// the request is wrong.
     pub fn submit(&mut self, host: HostId, tag: u64, request: Request) {
-        let job = Job { tag, host, request, since: Instant::now(), step: Step::Main };
+        let job = Job { tag, host, request, since: Instant::now(), step: Step::Main, layered: None };
         let number = match self.free.pop() {
             Some(number) => {
                 self.jobs[number as usize] = job;
@@ -118,7 +126,25 @@ impl Port {
                 u32::try_from(self.jobs.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        if self.is_legal(&request) { self.set_out(number) } else { self.answer(number, Err(Errno::EINVAL)) }
+        self.look_at_layers();
+        if !self.is_legal(&request) {
+            self.answer(number, Err(Errno::EINVAL));
+        } else if self.stack.is_empty() {
+            self.set_out(number);
+        } else {
+            self.enter(number);
+        }
+    }
+
+    fn job(&mut self, number: u32) -> &mut Job {
+        &mut self.jobs[number as usize]
+    }
+
+    /// Sees whether the layers have changed.
+    fn look_at_layers(&mut self) {
+        if self.disk.generation() != self.generation {
+            (self.generation, self.stack) = self.disk.stack();
+        }
     }
 
     /// Whether it is about whole sectors of this disk.
@@ -130,101 +156,31 @@ impl Port {
         inside && range.start.bytes().is_multiple_of(sector.bytes()) && range.len.is_multiple_of(sector)
     }
 
+    /// Asks the gate of the job's host for leave, and lets it have its effect.
     fn set_out(&mut self, number: u32) {
-        let job = self.jobs[number as usize];
-        match self.disk.set_out(&self.shared, job.host, job.request.operation()) {
-            Leave::Go if self.engine.room() > 0 => self.start(number),
-            Leave::Go => self.backlog.push_back(number),
-            Leave::Wait => self.barred.push(number),
-            Leave::Refused(errno) => self.answer(number, Err(errno)),
-        }
-    }
-
-    /// Hands the next step of a job to the engine, which has room.
-    fn start(&mut self, number: u32) {
-        let job = self.jobs[number as usize];
-        let op = match (job.step, job.request) {
-            (Step::Sync, _) | (_, Request::Flush) => Op::Fdatasync { file: IMAGE },
-            (Step::Main, Request::Read { offset, memory }) => {
-                Op::ReadLent { file: IMAGE, offset: offset.bytes(), memory }
-            }
-            (Step::Main, Request::Write { offset, memory, .. }) => {
-                Op::WriteLent { file: IMAGE, offset: offset.bytes(), memory }
-            }
-            (Step::Main, Request::Trim { range, .. } | Request::WriteZeroes { range, .. }) if range.is_empty() => {
-                return self.arrive(number, Ok(()));
-            }
-            (Step::Main, Request::Trim { range, .. } | Request::WriteZeroes { range, allocate: false, .. }) => {
-                Op::Discard { file: IMAGE, offset: range.start.bytes(), len: range.len.bytes() }
-            }
-            (Step::Main, Request::WriteZeroes { range, .. }) => Op::Fallocate {
-                file: IMAGE,
-                mode: Reserve::WriteZeroes,
-                offset: range.start.bytes(),
-                len: range.len.bytes(),
-            },
-            (Step::Zeroes { from }, request) => {
-                let end = request.range().map_or(from, |range| range.end().bytes());
-                #[allow(clippy::cast_possible_truncation, reason = "not more than ZEROES_LEN")]
-                let len = (end - from).min(ZEROES_LEN as u64) as u32;
-                // SAFETY: the zeroes are always there and never written.
-                let memory = unsafe { Lent::new(NonNull::from(&ZEROES.0).cast(), len) };
-                Op::WriteLent { file: IMAGE, offset: from, memory }
-            }
-        };
-        if let Err(error) = self.engine.submit(u64::from(number), op) {
-            self.arrive(number, Err(errno_of(&error)));
-        }
-    }
-
-    /// Takes what the engine has done of a job: goes on with the next step, if there is one.
-    fn completed(&mut self, number: u32, outcome: Outcome) {
-        let job = &mut self.jobs[number as usize];
-        let device = self.engine.targets()[IMAGE as usize].is_block_device();
-        let next = match (job.step, job.request, outcome) {
-            // A trim is a hint.
-            (Step::Main, Request::Trim { fua, .. }, Ok(()) | Err(Errno::EOPNOTSUPP)) if !fua => None,
-            (Step::Main, Request::Trim { .. }, Ok(()) | Err(Errno::EOPNOTSUPP)) => Some(Step::Sync),
-            // What a device discards need not read as zeroes.
-            (Step::Main, Request::WriteZeroes { range, allocate: false, .. }, Ok(())) if device => {
-                Some(Step::Zeroes { from: range.start.bytes() })
-            }
-            (
-                Step::Main,
-                Request::WriteZeroes { range, .. },
-                Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENODEV),
-            ) => Some(Step::Zeroes { from: range.start.bytes() }),
-            (Step::Zeroes { from }, Request::WriteZeroes { range, fua, .. }, Ok(())) => {
-                let from = from + (range.end().bytes() - from).min(ZEROES_LEN as u64);
-                if from < range.end().bytes() { Some(Step::Zeroes { from }) } else { fua.then_some(Step::Sync) }
-            }
-            (Step::Main, request, Ok(())) if request.fua() => Some(Step::Sync),
-            _ => None,
-        };
-        match next {
-            Some(step) => {
-                job.step = step;
-                // The engine has the room that this job has just left.
-                self.start(number);
-            }
-            None => self.arrive(number, outcome),
-        }
-    }
-
-    /// A job has had its effect on the image, or none.
-    fn arrive(&mut self, number: u32, outcome: Outcome) {
         let job = &self.jobs[number as usize];
-        // The image is a file of this machine, and knows nothing of trimming.
-        let outcome = match (job.request, outcome) {
-            (Request::Trim { .. }, Err(Errno::EOPNOTSUPP)) => Ok(()),
-            (_, outcome) => outcome,
-        };
-        Disk::arrived(&self.shared, job.host);
-        self.answer(number, outcome);
+        match self.disk.set_out(&self.shared, job.host, job.request.operation()) {
+            Leave::Go => {
+                // What it goes through now stays as it is until it arrives.
+                self.look_at_layers();
+                self.begin(number);
+            }
+            Leave::Wait => self.wait_for_change(number, Stage::AtGate),
+            Leave::Refused(errno) => self.finish(number, Err(errno)),
+        }
+    }
+
+    /// Waits until something about the disk changes.
+    fn wait_for_change(&mut self, number: u32, stage: Stage) {
+        self.stage(number, stage);
+        self.barred.push(number);
     }
 
     fn answer(&mut self, number: u32, outcome: Outcome) {
-        let job = &self.jobs[number as usize];
+        let job = &mut self.jobs[number as usize];
+        if let Some(depth) = job.layered.take().and_then(|layered| layered.place) {
+            depth.leave();
+        }
         let bytes = job.request.range().map_or(0, |range| range.len.bytes());
         self.shared.counters(job.host).count(job.request.operation(), bytes, outcome, job.since.elapsed());
         self.answers.push(Answer { tag: job.tag, outcome });
@@ -243,6 +199,7 @@ impl Port {
             self.done = done;
             outcome?;
         }
+        self.go_on();
         answers.append(&mut self.answers);
         Ok(())
     }
@@ -258,23 +215,23 @@ impl Port {
         timeout: Option<Duration>,
         answers: &mut Vec<Answer>,
     ) -> Result<bool> {
-        let timeout = if self.answers.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let timeout = if self.answers.is_empty() { self.timers.timeout(timeout) } else { Some(Duration::ZERO) };
         let mail = Watched::new(self.shared.mailbox.as_fd(), Interest::Readable);
         let other = watched.map_or(mail, |(fd, interest)| Watched::new(fd, interest));
         let mut both = [mail, other];
         let count = if watched.is_some() { 2 } else { 1 };
         let mut done = std::mem::take(&mut self.done);
         let outcome = self.engine.complete_or_ready(&mut both[..count], timeout, &mut done);
+        self.timers.woke();
         self.advance(&mut done);
         self.done = done;
         outcome?;
-        if both[0].ready() {
-            self.read_letters();
-        }
+        self.go_on();
         answers.append(&mut self.answers);
         Ok(count == 2 && both[1].ready())
     }
 
+    /// Takes what the engine has done, and gives it what waited for room.
     fn advance(&mut self, done: &mut Vec<Completion>) {
         for completion in done.drain(..) {
             let outcome = completion.result.map_err(|error| errno_of(&error));
@@ -288,6 +245,19 @@ impl Port {
         }
     }
 
+    /// Goes on with the jobs whose time has come, or that have a letter.
+    fn go_on(&mut self) {
+        if !self.timers.is_empty() {
+            let now = Instant::now();
+            while let Some(number) = self.timers.due(now) {
+                self.time_is_up(number);
+            }
+        }
+        if self.shared.mailbox.is_full() {
+            self.read_letters();
+        }
+    }
+
     #[cold]
     fn read_letters(&mut self) {
         let mut letters = std::mem::take(&mut self.letters);
@@ -295,10 +265,13 @@ impl Port {
         for letter in letters.drain(..) {
             match letter {
                 Letter::Look => {
+                    self.look_at_layers();
                     for number in std::mem::take(&mut self.barred) {
-                        self.set_out(number);
+                        self.look_again(number);
                     }
                 }
+                Letter::Done { job, outcome } => self.done_elsewhere(job, outcome),
+                Letter::GoOn { job } => self.told_to_go_on(job),
             }
         }
         self.letters = letters;
@@ -307,23 +280,15 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        // What is on its way to the image comes to its end, and is counted as having come there.
+        // What is on its way to the image comes to its end. Should the engine fail, dropping it does not return.
         let mut done = Vec::new();
-        self.backlog.drain(..).for_each(|number| Disk::arrived(&self.shared, self.jobs[number as usize].host));
-        if self.engine.drain(&mut done).is_err() {
-            done.clear();
-        }
-        for completion in done {
-            let number = usize::try_from(completion.tag).unwrap_or(usize::MAX);
-            if let Some(job) = self.jobs.get(number) {
-                Disk::arrived(&self.shared, job.host);
-            }
-        }
+        let _ = self.engine.drain(&mut done);
+        self.leave_layers();
         self.disk.close_port(&self.shared);
     }
 }
 
 /// What a block device would say of an error.
-fn errno_of(error: &crate::Error) -> Errno {
+pub(super) fn errno_of(error: &crate::Error) -> Errno {
     error.errno().map_or(Errno::EIO, Errno::from_raw)
 }
