@@ -1,7 +1,7 @@
-//! Many block I/Os at once, through io_uring or, where that is forbidden, a pool of threads.
+//! Many block I/Os at once, through io_uring or, where that is forbidden, Linux's older asynchronous I/O or a pool of threads.
 //!
 //! [`Engine`] owns the buffers, bounds the queue depth, continues what the kernel cut short and says which block
-//! failed; a backend only carries single system calls. So both backends behave alike, down to the errors.
+//! failed; a backend only carries single system calls. So all backends behave alike, down to the errors.
 //!
 //! ```
 //! use blockdev::engine::{Choice, Config, Engine, Op, Span, Target};
@@ -18,6 +18,7 @@
 //! # Ok(()) }
 //! ```
 
+mod aio;
 mod op;
 mod probe;
 mod run;
@@ -147,6 +148,13 @@ impl Engine {
         let fds: Vec<RawFd> = targets.iter().map(|target| target.file.as_raw_fd()).collect();
         let mut notices = Vec::new();
         let (backend, kind): (Box<dyn Backend>, Kind) = match choice {
+            Choice::Aio => {
+                let aio = aio::Aio::new(config.queue_depth).map_err(|source| {
+                    Error::io("cannot set up asynchronous I/O", source)
+                        .with_hint("raise the limit (sysctl fs.aio-max-nr), or use the engine `threads`")
+                })?;
+                (Box::new(aio), Kind::Aio)
+            }
             Choice::Threads => (Box::new(threads::Threads::new(config.queue_depth)?), Kind::Threads),
             Choice::Uring | Choice::UringSqpoll => {
                 let sqpoll = choice == Choice::UringSqpoll;
@@ -162,8 +170,13 @@ impl Engine {
             {
                 Ok(ring) => (Box::new(ring), Kind::Uring),
                 Err(why) => {
-                    notices.push(format!("io_uring does not work here ({why}); using threads, which cost more CPU"));
-                    (Box::new(threads::Threads::new(config.queue_depth)?), Kind::Threads)
+                    let aio = aio::suits(&fds).then(|| aio::Aio::new(config.queue_depth)).and_then(io::Result::ok);
+                    let kind = if aio.is_some() { Kind::Aio } else { Kind::Threads };
+                    notices.push(format!("io_uring does not work here ({why}); using {kind}, which costs more CPU"));
+                    match aio {
+                        Some(aio) => (Box::new(aio), kind),
+                        None => (Box::new(threads::Threads::new(config.queue_depth)?), kind),
+                    }
                 }
             },
         };

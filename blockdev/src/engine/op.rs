@@ -19,20 +19,22 @@ pub const QUEUE_DEPTH_MAX: u32 = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Choice {
-    /// io_uring where a ring sets up and completes an I/O, else threads, with a notice.
+    /// io_uring where a ring sets up and completes an I/O; else asynchronous I/O past the page cache, or threads, with a notice.
     #[default]
     Auto,
     /// io_uring, or an error.
     Uring,
     /// io_uring with a kernel thread that polls for submissions, or an error.
     UringSqpoll,
+    /// Linux's older asynchronous I/O (io_submit), or an error. Docker's default seccomp profile allows it, and not io_uring.
+    Aio,
     /// pread and pwrite on a pool of threads.
     Threads,
 }
 
 impl Choice {
     /// The names that [`Choice::from_str`] takes.
-    pub const NAMES: [&str; 4] = ["auto", "uring", "uring-sqpoll", "threads"];
+    pub const NAMES: [&str; 5] = ["auto", "uring", "uring-sqpoll", "aio", "threads"];
 }
 
 impl FromStr for Choice {
@@ -43,9 +45,11 @@ impl FromStr for Choice {
             "auto" => Ok(Self::Auto),
             "uring" => Ok(Self::Uring),
             "uring-sqpoll" => Ok(Self::UringSqpoll),
+            "aio" => Ok(Self::Aio),
             "threads" => Ok(Self::Threads),
             _ => {
-                Err(Error::invalid(format!("{text:?} is no engine")).with_hint("auto, uring, uring-sqpoll or threads"))
+                Err(Error::invalid(format!("{text:?} is no engine"))
+                    .with_hint("auto, uring, uring-sqpoll, aio or threads"))
             }
         }
     }
@@ -57,6 +61,7 @@ impl fmt::Display for Choice {
             Self::Auto => "auto",
             Self::Uring => "uring",
             Self::UringSqpoll => "uring-sqpoll",
+            Self::Aio => "aio",
             Self::Threads => "threads",
         })
     }
@@ -374,6 +379,8 @@ pub enum Kind {
     Uring,
     /// io_uring with a polling kernel thread.
     UringSqpoll,
+    /// Linux's older asynchronous I/O.
+    Aio,
     /// A pool of threads.
     Threads,
 }
@@ -383,6 +390,7 @@ impl fmt::Display for Kind {
         f.pad(match self {
             Self::Uring => "uring",
             Self::UringSqpoll => "uring-sqpoll",
+            Self::Aio => "aio",
             Self::Threads => "threads",
         })
     }

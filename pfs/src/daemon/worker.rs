@@ -17,10 +17,13 @@ use super::session::{Session, Surroundings, TASKS_MAX};
 use super::slots::{Found, Slots};
 
 /// How long to look without a pause after there was something.
-const SPIN: Duration = Duration::from_micros(60);
+const SPIN: Duration = Duration::from_micros(10);
+
+/// How long to sleep no longer than the shortest nap then.
+const ALERT: Duration = Duration::from_micros(300);
 
 /// The shortest and the longest sleep between two looks.
-const NAP_MIN: Duration = Duration::from_micros(20);
+const NAP_MIN: Duration = Duration::from_micros(8);
 const NAP_MAX: Duration = Duration::from_millis(1);
 
 /// How long to wait for the device before looking for requests again.
@@ -317,12 +320,14 @@ impl<'a> Idle<'a> {
         if self.crew.busy_poll {
             return std::hint::spin_loop();
         }
-        if self.since.get_or_insert_with(Instant::now).elapsed() < SPIN {
-            // Whoever is about to ask may need this processor for that.
-            std::thread::yield_now();
+        let idle = self.since.get_or_insert_with(Instant::now).elapsed();
+        if idle < SPIN {
+            std::hint::spin_loop();
         } else {
             std::thread::sleep(self.nap);
-            self.nap = (self.nap * 2).min(NAP_MAX);
+            if idle > ALERT {
+                self.nap = (self.nap * 2).min(NAP_MAX);
+            }
         }
     }
 }

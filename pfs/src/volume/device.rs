@@ -300,6 +300,7 @@ impl OpenFile {
         match self.engine {
             Kind::Uring => Choice::Uring,
             Kind::UringSqpoll => Choice::UringSqpoll,
+            Kind::Aio => Choice::Aio,
             Kind::Threads => Choice::Threads,
         }
     }

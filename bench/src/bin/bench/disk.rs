@@ -50,7 +50,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IOPS", value_delimiter = ',')]
     rate: Vec<f64>,
 
-    /// How I/O is submitted: auto, uring, uring-sqpoll or threads [default: auto].
+    /// How I/O is submitted: auto, uring, uring-sqpoll, aio or threads [default: auto].
     #[arg(long, value_name = "ENGINE", value_delimiter = ',')]
     engine: Vec<Choice>,
 

@@ -26,7 +26,7 @@ pub(crate) struct Args {
     #[arg(long)]
     force: bool,
 
-    /// What writes: auto, uring, uring-sqpoll or threads.
+    /// What writes: auto, uring, uring-sqpoll, aio or threads.
     #[arg(long, default_value_t)]
     engine: Choice,
 }

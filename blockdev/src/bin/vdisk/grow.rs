@@ -23,7 +23,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     prealloc: Prealloc,
 
-    /// What writes: auto, uring, uring-sqpoll or threads.
+    /// What writes: auto, uring, uring-sqpoll, aio or threads.
     #[arg(long, default_value_t)]
     engine: Choice,
 }

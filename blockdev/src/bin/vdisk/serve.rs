@@ -72,7 +72,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Layers")]
     record: Option<PathBuf>,
 
-    /// What carries the I/O: auto, uring, uring-sqpoll or threads.
+    /// What carries the I/O: auto, uring, uring-sqpoll, aio or threads.
     #[arg(long, default_value_t)]
     engine: Choice,
 }

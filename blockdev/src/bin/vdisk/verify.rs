@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long, requires = "stamped")]
     seed: Option<u64>,
 
-    /// What reads: auto, uring, uring-sqpoll or threads.
+    /// What reads: auto, uring, uring-sqpoll, aio or threads.
     #[arg(long, default_value_t)]
     engine: Choice,
 }

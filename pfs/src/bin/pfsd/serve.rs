@@ -43,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) durable: bool,
 
-    /// How I/O is done: auto, uring, uring-sqpoll or threads.
+    /// How I/O is done: auto, uring, uring-sqpoll, aio or threads.
     #[arg(long, value_name = "ENGINE", default_value_t)]
     pub(crate) engine: Choice,
 
