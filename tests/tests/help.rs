@@ -55,3 +55,8 @@ fn pfs() {
 fn provision() {
     insta::assert_snapshot!(everything("provision"));
 }
+
+#[test]
+fn pfsd() {
+    insta::assert_snapshot!(everything("pfsd"));
+}

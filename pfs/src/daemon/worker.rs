@@ -17,7 +17,14 @@ use super::session::{Session, Surroundings, TASKS_MAX};
 use super::slots::{Found, Slots};
 
 /// How long to look without a pause after there was something.
-const SPIN: Duration = Duration::from_micros(10);
+const SPIN: Duration = Duration::from_micros(60);
+
+/// How long to look without a pause whether a request is done, where there are so few that their clients are waiting for
+/// just these: to be woken would take a good part of the time that a device does.
+const SPIN_DEVICE: Duration = Duration::from_micros(250);
+
+/// How many that are.
+const FEW: usize = 2;
 
 /// How long to sleep no longer than the shortest nap then.
 const ALERT: Duration = Duration::from_micros(300);
@@ -184,12 +191,19 @@ impl Worker<'_> {
             let before = Instant::now();
             match &mut session {
                 Some(session) if under_way > 0 => {
-                    let wait = if found { Duration::ZERO } else { WAIT };
+                    let spin = under_way <= FEW && idle.for_no_longer_than(SPIN_DEVICE);
+                    let wait = if found || spin { Duration::ZERO } else { WAIT };
+                    if spin && !found {
+                        // Whoever else has something to do may need this processor for that.
+                        std::thread::yield_now();
+                    }
                     if let Err(error) = session.turn(wait) {
                         self.around.log.error("a worker cannot go on with its device", &error);
                         std::thread::sleep(NAP_MAX);
                     }
-                    idle.begin();
+                    if found || session.len() < under_way {
+                        idle.begin();
+                    }
                 }
                 _ if load.is_ample() => {
                     // Unless it is the last.
@@ -315,6 +329,11 @@ impl<'a> Idle<'a> {
         self.nap = NAP_MIN;
     }
 
+    /// Whether there was something to do so short a time ago.
+    fn for_no_longer_than(&mut self, time: Duration) -> bool {
+        self.since.get_or_insert_with(Instant::now).elapsed() <= time
+    }
+
     /// There was nothing to do.
     fn pass(&mut self) {
         if self.crew.busy_poll {
@@ -322,7 +341,8 @@ impl<'a> Idle<'a> {
         }
         let idle = self.since.get_or_insert_with(Instant::now).elapsed();
         if idle < SPIN {
-            std::hint::spin_loop();
+            // Whoever is about to ask may need this processor for that.
+            std::thread::yield_now();
         } else {
             std::thread::sleep(self.nap);
             if idle > ALERT {
