@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use blockdev::{ErrorKind, loopdev};
+use common::clean;
 use common::image;
 use common::script::pattern;
-use pfs::check::check;
 use pfs::format::{BlktagNo, Kind};
 use pfs::growfs::{GrowfsOptions, growfs};
 use pfs::volume::writer::{Allocate, Options, Position, TOO_MANY_FILES, Writer};
-use pfs::volume::{Device, Follower, Metadata, Volume, VolumePath};
+use pfs::volume::{Follower, Metadata, Volume, VolumePath};
 
 const CHUNK: u64 = 10 << 30;
 const BLOCK: u64 = 4 << 20;
@@ -26,12 +26,6 @@ const BLOCKS_OF_A_CHUNK: u64 = 2559;
 
 fn path(text: &str) -> VolumePath {
     VolumePath::new(text)
-}
-
-fn clean(path: &Path) {
-    let report = check(&mut Device::open(path).unwrap()).unwrap();
-    assert_eq!(report.findings, [], "{}", path.display());
-    assert!(report.complete);
 }
 
 fn grow_file(path: &Path, chunks: u64) {

@@ -1,4 +1,4 @@
-//! Writing volumes: the same work as the original leads to the same objects, transaction by transaction.
+//! Writing volumes: what is done, what cannot be done, and who else may not.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod common;
@@ -8,49 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use blockdev::buffer::Memory;
-use blockdev::engine::Lent;
 use blockdev::{Error, ErrorKind};
+use common::clean;
 use common::model::{self, Model, Work, Worker};
-use common::script::{self, pattern};
-use pfs::check::check;
-use pfs::format::{Direntry, DirentryState, Inode, JournalEntry, LEADER_AT, NamePiece, Number, Object, Seconds, Stamp};
-use pfs::volume::writer::{Allocate, Fence, Handle, Options, Position, TOO_MANY_FILES, Writer};
-use pfs::volume::{Device, Follower, Load, Metadata, Volume, VolumePath};
-
-/// The transactions in a volume's journal. The times of inodes are left out.
-fn transactions(path: &Path) -> Vec<Vec<Object>> {
-    let mut volume = Volume::load(Device::open(path).unwrap(), Load { replay: false, verify: true }).unwrap();
-    let (journal, leader) = (volume.journal().clone(), volume.leader().clone());
-    let mut transactions = vec![Vec::new()];
-    journal
-        .visit(volume.device_mut(), leader.tail.offset, leader.entries(), |bytes, at| {
-            let entry = JournalEntry::parse(bytes, at)?;
-            transactions.last_mut().unwrap().push(timeless(entry.object));
-            if entry.last {
-                transactions.push(Vec::new());
-            }
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(transactions.pop(), Some(Vec::new()));
-    transactions
-}
-
-fn timeless(object: Object) -> Object {
-    match object {
-        Object::Inode(inode) => {
-            Object::Inode(Inode { atime: Seconds(0), ctime: Seconds(0), mtime: Seconds(0), btime: Stamp(0), ..inode })
-        }
-        object => object,
-    }
-}
-
-fn clean(path: &Path) {
-    let report = check(&mut Device::open(path).unwrap()).unwrap();
-    assert_eq!(report.findings, [], "{}", path.display());
-    assert!(report.complete);
-}
+use common::script::pattern;
+use common::transactions;
+use pfs::format::{LEADER_AT, Number, Object};
+use pfs::volume::writer::{Allocate, Fence, Options, Position, TOO_MANY_FILES, Writer};
+use pfs::volume::{Device, Follower, Metadata, Volume, VolumePath};
 
 fn path(text: &str) -> VolumePath {
     VolumePath::new(text)
@@ -85,46 +50,6 @@ fn files_and_directories_are_made_and_removed() {
     let mut again = vec![1; 20_000];
     assert_eq!(volume.read(&map, 0, &mut again).unwrap(), 10_103);
     assert_eq!(again[..10_103], read[..10_103]);
-}
-
-/// Plays the script of a volume on what it was before, and compares what that does with what the original did. The first
-/// thing that the script does is to make something called `first`.
-fn same_transactions(name: &str, first: &str) {
-    let script = String::from_utf8(common::recorded(name, "script.fx").unwrap()).unwrap();
-    let expected = transactions(&common::image(name));
-    let makes = |transaction: &Vec<Object>| match &transaction[0] {
-        Object::Direntry(Direntry { state: DirentryState::Head(head), .. }) => {
-            head.name == NamePiece::new(first.as_bytes())
-        }
-        _ => false,
-    };
-    let began = expected.iter().position(makes).unwrap();
-    let (image, _directory) = common::copy(name);
-    common::rewind(&image, began as u64);
-    let writer = Writer::open(&image, Options { keep_orphans: true, ..Options::default() }).unwrap();
-    let mut content = writer.content().unwrap();
-    for line in script.lines() {
-        // What the original could not do is not done either.
-        let _ = script::play(&writer, &mut content, line);
-    }
-    drop(content);
-    writer.close().unwrap();
-    clean(&image);
-    let found = transactions(&image);
-    for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        assert!(found == expected, "{name}: transaction {}: {found:#?} instead of {expected:#?}", index + 1);
-    }
-    assert_eq!(found.len(), expected.len());
-}
-
-#[test]
-fn the_same_work_is_the_same_transactions() {
-    same_transactions("tree-10g", "deep");
-}
-
-#[test]
-fn the_same_work_on_two_chunks_is_the_same_transactions() {
-    same_transactions("grown-20g", "after");
 }
 
 /// Does random work on a volume, which is closed and opened again meanwhile, and compares.
@@ -249,162 +174,6 @@ fn another_writer_is_noticed_before_anything_is_overwritten() {
     clean(&image);
     let found = Model::read(&mut Volume::open(&image).unwrap()).unwrap();
     assert_eq!(found.0.keys().collect::<Vec<_>>(), ["first", "more", "other"]);
-}
-
-#[test]
-fn what_waits_at_once_is_written_at_once() {
-    const THREADS: usize = 16;
-    const EACH: usize = 625;
-    let (image, _directory) = common::large::of_chunks(6);
-    let writer = Writer::open(&image, Options::default()).unwrap();
-    std::thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let writer = &writer;
-            scope.spawn(move || {
-                writer.mkdir(&path(&format!("/d{thread}"))).unwrap();
-                for file in 0..EACH {
-                    writer.create(&path(&format!("/d{thread}/f{file}")), true).unwrap();
-                }
-            });
-        }
-    });
-    let statistics = writer.statistics();
-    writer.close().unwrap();
-    clean(&image);
-    assert_eq!(statistics.transactions, (THREADS * (EACH + 1)) as u64);
-    assert!(statistics.commits * 5 <= statistics.transactions, "{statistics:?}");
-    let volume = Volume::open(&image).unwrap();
-    for thread in 0..THREADS {
-        let directory = volume.metadata().lookup(&path(&format!("/d{thread}"))).unwrap();
-        assert_eq!(volume.metadata().entries(directory.number).unwrap().len(), EACH);
-    }
-}
-
-/// A file of so many bytes, all written.
-fn filled(writer: &Writer, name: &str, len: usize) -> Handle {
-    let file = writer.create(&path(name), true).unwrap();
-    writer.content().unwrap().write(file, Position::At(0), &vec![0xff; len]).unwrap();
-    file
-}
-
-#[test]
-fn writers_of_one_sector_do_not_lose_each_other() {
-    const LEN: usize = 20_000;
-    let (image, _directory) = common::copy("fresh-10g");
-    let writer = Writer::open(&image, Options::default()).unwrap();
-    let file = filled(&writer, "/f", LEN);
-    // Stripes of 100 bytes, each thread's its own, so that nearly every sector is everybody's.
-    std::thread::scope(|scope| {
-        for thread in 0..4u8 {
-            let writer = &writer;
-            scope.spawn(move || {
-                let mut content = writer.content().unwrap();
-                for round in 0..5 {
-                    for stripe in (usize::from(thread)..LEN / 100).step_by(4) {
-                        let bytes = [thread * 10 + round; 100];
-                        content.write(file, Position::At(stripe as u64 * 100), &bytes).unwrap();
-                    }
-                }
-            });
-        }
-    });
-    let mut bytes = vec![0; LEN];
-    assert_eq!(writer.content().unwrap().read(file, 0, &mut bytes).unwrap(), LEN);
-    for (at, byte) in bytes.iter().enumerate() {
-        assert_eq!(usize::from(*byte), at / 100 % 4 * 10 + 4, "byte {at}");
-    }
-    // None of that changed the file but in its place: one transaction made it, two filled it.
-    assert_eq!(writer.statistics().transactions, 3);
-}
-
-#[test]
-fn appends_of_many_threads_are_all_there() {
-    let (image, _directory) = common::copy("fresh-10g");
-    let writer = Writer::open(&image, Options::default()).unwrap();
-    let file = writer.create(&path("/f"), true).unwrap();
-    std::thread::scope(|scope| {
-        for thread in 0..4u8 {
-            let writer = &writer;
-            scope.spawn(move || {
-                let mut content = writer.content().unwrap();
-                for _ in 0..50 {
-                    content.write(file, Position::End, &[thread; 777]).unwrap();
-                }
-            });
-        }
-    });
-    let mut bytes = vec![9; 4 * 50 * 777 + 1];
-    assert_eq!(writer.content().unwrap().read(file, 0, &mut bytes).unwrap(), 4 * 50 * 777);
-    let mut counts = [0; 4];
-    for chunk in bytes[..4 * 50 * 777].chunks(777) {
-        assert!(chunk.iter().all(|byte| *byte == chunk[0]));
-        counts[usize::from(chunk[0])] += 1;
-    }
-    assert_eq!(counts, [50; 4]);
-}
-
-#[test]
-fn many_reads_and_writes_at_once_on_one_thread() {
-    const LEN: u32 = 6 << 20;
-    let (image, _directory) = common::copy("fresh-10g");
-    let writer = Writer::open(&image, Options::default()).unwrap();
-    let file = filled(&writer, "/f", 1 << 20);
-    let memory = Memory::new(2 * LEN as usize).unwrap();
-    // SAFETY: nobody else has the memory, and everything on it is waited for.
-    let (from, into) = unsafe {
-        let start = memory.as_ptr();
-        (Lent::new(start, LEN), Lent::new(start.add(LEN as usize), LEN))
-    };
-    // SAFETY: as above; nothing is in flight when these are used.
-    let bytes = |lent: Lent| unsafe { std::slice::from_raw_parts_mut(lent.start().as_ptr(), LEN as usize) };
-    bytes(from).copy_from_slice(&pattern(3, 0, LEN as usize));
-    let mut content = writer.content().unwrap();
-    let mut finished = Vec::new();
-    for seed in 0..4 {
-        bytes(into).fill(0xaa);
-        let mut random = fastrand::Rng::with_seed(seed);
-        let (mut at, mut tag, mut parts) = (0, 0, Vec::new());
-        while at < LEN {
-            // What is aligned, what is not, and what is partly.
-            let len = [1, 4095, 4096, 5000, 65_536, 262_144, 1_000_000][random.usize(..7)].min(LEN - at);
-            content.start_write(tag, file, Position::At(at.into()), from.part(at, len));
-            parts.push((at, len));
-            (at, tag) = (at + len, tag + 1);
-        }
-        assert_eq!(content.unfinished(), parts.len());
-        content.complete(usize::MAX, None, &mut finished).unwrap();
-        let mut tags: Vec<u64> = finished
-            .drain(..)
-            .map(|finished| {
-                #[allow(clippy::cast_possible_truncation, reason = "a number of parts")]
-                let (at, _) = parts[finished.tag as usize];
-                assert_eq!(finished.result.unwrap(), u64::from(at));
-                finished.tag
-            })
-            .collect();
-        tags.sort_unstable();
-        assert_eq!(tags, (0..tag).collect::<Vec<_>>());
-        assert_eq!(writer.stat(file).unwrap().size, u64::from(LEN));
-        for (tag, (at, len)) in (0..).zip(&parts) {
-            content.start_read(tag, file, (*at).into(), into.part(*at, *len));
-        }
-        content.complete(parts.len(), None, &mut finished).unwrap();
-        for finished in finished.drain(..) {
-            #[allow(clippy::cast_possible_truncation, reason = "a number of parts")]
-            let (_, len) = parts[finished.tag as usize];
-            assert_eq!(finished.result.unwrap(), u64::from(len));
-        }
-        assert!(bytes(into) == bytes(from), "seed {seed}");
-        // The next time it is all new again.
-        writer.truncate(file, 1000).unwrap();
-    }
-    content.start_read(7, Handle { btime: Stamp(1), ..file }, 0, into);
-    content.complete(1, None, &mut finished).unwrap();
-    let error = finished.pop().unwrap().result.unwrap_err();
-    assert_eq!(error.errno(), Some(libc::ENOENT));
-    drop(content);
-    writer.close().unwrap();
-    clean(&image);
 }
 
 #[test]

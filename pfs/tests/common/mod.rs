@@ -14,7 +14,10 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use pfs::format::{Bda, JournalEntry, LEADER_AT, LeaderRecord, LogOffset, LogPosition, Lsn, Txid};
+use pfs::check::check;
+use pfs::format::{
+    Bda, Inode, JournalEntry, LEADER_AT, LeaderRecord, LogOffset, LogPosition, Lsn, Object, Seconds, Stamp, Txid,
+};
 use pfs::volume::{Device, Load, Volume};
 
 /// All of them.
@@ -136,4 +139,40 @@ pub fn write(path: &Path, at: Bda, bytes: &[u8]) {
     file.write_all_at(bytes, at.bytes()).unwrap();
     // Volumes are read past the page cache.
     file.sync_data().unwrap();
+}
+
+/// The transactions in a volume's journal. The times of inodes are left out.
+#[must_use]
+pub fn transactions(path: &Path) -> Vec<Vec<Object>> {
+    let mut volume = Volume::load(Device::open(path).unwrap(), Load { replay: false, verify: true }).unwrap();
+    let (journal, leader) = (volume.journal().clone(), volume.leader().clone());
+    let mut transactions = vec![Vec::new()];
+    journal
+        .visit(volume.device_mut(), leader.tail.offset, leader.entries(), |bytes, at| {
+            let entry = JournalEntry::parse(bytes, at)?;
+            transactions.last_mut().unwrap().push(timeless(entry.object));
+            if entry.last {
+                transactions.push(Vec::new());
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(transactions.pop(), Some(Vec::new()));
+    transactions
+}
+
+fn timeless(object: Object) -> Object {
+    match object {
+        Object::Inode(inode) => {
+            Object::Inode(Inode { atime: Seconds(0), ctime: Seconds(0), mtime: Seconds(0), btime: Stamp(0), ..inode })
+        }
+        object => object,
+    }
+}
+
+/// Sees that nothing is wrong with a volume.
+pub fn clean(path: &Path) {
+    let report = check(&mut Device::open(path).unwrap()).unwrap();
+    assert_eq!(report.findings, [], "{}", path.display());
+    assert!(report.complete);
 }
