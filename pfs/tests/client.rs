@@ -1,5 +1,5 @@
 //! The client against a pfsd: every request, its errors, and what the original makes of it. Each test runs with our pfsd, and
-//! with the original's where `ONEDISK_PFS_ORIGINAL` names the directory in which it is.
+//! with the original's where that is installed.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod common;

@@ -79,6 +79,18 @@ macro_rules! needs_root {
     };
 }
 
+/// Where the original PolarFS is installed, if it is: a directory with `bin/pfs`, and `polarstore/pfsd` with its daemon. That is
+/// what `ONEDISK_PFS_ORIGINAL` names, or `/usr/local`, where its own script puts it.
+#[must_use]
+pub fn original_pfs() -> Option<PathBuf> {
+    let directory = std::env::var_os("ONEDISK_PFS_ORIGINAL").map_or_else(|| PathBuf::from("/usr/local"), PathBuf::from);
+    let program = directory.join("bin/pfs");
+    // Ours, put in its place, knows its version.
+    let is_ours = || Command::new(&program).arg("--version").output().is_ok_and(|output| output.status.success());
+    let is_there = program.exists() && !is_ours();
+    is_there.then_some(directory)
+}
+
 /// The names in a directory, sorted.
 ///
 /// # Panics

@@ -21,13 +21,13 @@ use pfs::volume::Device;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Ours,
-    /// The original's: `bin/pfsdaemon` in `polarstore/pfsd` of the directory that `ONEDISK_PFS_ORIGINAL` names.
+    /// The original's: `bin/pfsdaemon` in `polarstore/pfsd` of the directory where it is installed.
     Original,
 }
 
 /// Where the original's is, if it is here.
 fn original() -> Option<PathBuf> {
-    let directory = PathBuf::from(std::env::var_os("ONEDISK_PFS_ORIGINAL")?).join("polarstore/pfsd");
+    let directory = tests::original_pfs()?.join("polarstore/pfsd");
     Some(directory).filter(|directory| directory.join("bin/pfsdaemon").exists())
 }
 
@@ -101,6 +101,14 @@ impl Daemon {
     #[must_use]
     pub fn device(&self) -> &Path {
         self.attachment.as_ref().map_or(&self.image, |attachment| &attachment.device().path)
+    }
+
+    /// Lets the device grow.
+    pub fn grow(&self, len: u64) {
+        File::options().write(true).open(&self.image).unwrap().set_len(len).unwrap();
+        if let Some(attachment) = &self.attachment {
+            attachment.device().refresh_size().unwrap();
+        }
     }
 
     /// Starts it, and waits until it is there. It lets clients in some time after.
