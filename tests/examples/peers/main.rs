@@ -5,7 +5,9 @@
 
 mod child;
 mod contest;
+mod durable;
 mod fio;
+mod polarfs;
 mod programs;
 mod random;
 mod sequential;
@@ -37,9 +39,21 @@ struct Cli {
     /// How long each random load runs in a round.
     #[arg(long, default_value = "2s")]
     runtime: String,
+    /// What to compare; everything unless this is said.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
     /// Where the result goes.
     #[arg(long, default_value = "peers.json")]
     save: PathBuf,
+}
+
+/// Something that can be compared by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Images and I/O on them: vdisk and bench with dd and fio.
+    Disk,
+    /// Volumes: pfs with the original and with the disk.
+    Volume,
 }
 
 fn main() -> ExitCode {
@@ -57,6 +71,8 @@ fn run(cli: &Cli) -> Result<()> {
     run.parameters = vec![vocabulary::PROGRAM, vocabulary::QUEUE_DEPTH];
     run.measures =
         vec![contest::RATE, contest::REPORTED, contest::ELAPSED, contest::CPU, contest::CPU_SHARE, contest::LEAD];
+    run.parameters.extend([vocabulary::LOAD, durable::DURABLE]);
+    run.measures.push(durable::KEPT);
     // Before half an hour of measuring, not after, it turns out whether this can be written.
     run.save(&cli.save, false).map_err(|error| error.with_hint("choose another file with --save"))?;
     let outcome = compare(cli, &programs, &mut run, &cancel);
@@ -75,7 +91,19 @@ fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Re
         .prefix("onedisk-peers-")
         .tempdir_in(parent)
         .context(|| format!("cannot make a directory in {}", parent.display()))?;
-    let image = scratch.path().join("shared.img");
+    let is_asked_for = |part| cli.only.is_empty() || cli.only.contains(&part);
+    if is_asked_for(Part::Volume) {
+        polarfs(cli, programs, scratch.path(), run, cancel)?;
+    }
+    if is_asked_for(Part::Disk) {
+        disk(cli, programs, scratch.path(), run, cancel)?;
+    }
+    Ok(())
+}
+
+/// Compares `vdisk` and `bench` with dd and fio.
+fn disk(cli: &Cli, programs: &Programs, scratch: &Path, run: &mut Run, cancel: &Cancel) -> Result<()> {
+    let image = scratch.join("shared.img");
     let [dd, fio] = ["dd", "fio"].map(|program| {
         let here = programs::is_installed(program);
         if !here {
@@ -106,6 +134,24 @@ fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Re
         }
     }
     run.findings.extend(random::judge(&run.cells));
+    Ok(())
+}
+
+/// Compares `pfs` with the original and with the disk.
+fn polarfs(cli: &Cli, programs: &Programs, scratch: &Path, run: &mut Run, cancel: &Cancel) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        run.findings
+            .push(missing("no-volume", "no loop device without root: pfs NOT compared with anything".to_owned()));
+        return Ok(());
+    }
+    let original = tests::original_pfs().map(|directory| directory.join("bin/pfs"));
+    if original.is_none() {
+        let text = "the original PolarFS is not installed: mkfs and tree NOT compared with it".to_owned();
+        let hint = "ONEDISK_PFS_ORIGINAL=DIR names where it is, with DIR/bin/pfs";
+        run.findings.push(missing("no-original-pfs", text).with_hint(hint));
+    }
+    let job = polarfs::Job { programs, original: original.as_deref(), scratch, rounds: cli.rounds };
+    take(run, job.run(cancel)?);
     Ok(())
 }
 

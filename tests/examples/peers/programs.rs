@@ -20,7 +20,7 @@ impl Programs {
         // target/<profile>/examples/peers: the programs are one level up.
         let directory = this.parent().and_then(Path::parent).unwrap_or(Path::new("."));
         let programs = Self { directory: directory.to_owned() };
-        for program in [programs.vdisk(), programs.bench()] {
+        for program in [programs.vdisk(), programs.bench(), programs.pfs()] {
             let path = Path::new(program.get_program());
             if !path.exists() {
                 return Err(Error::invalid(format!("{} does not exist", path.display()))
@@ -43,6 +43,11 @@ impl Programs {
     /// `bench`, to be given arguments.
     pub(crate) fn bench(&self) -> Command {
         Command::new(self.directory.join("bench"))
+    }
+
+    /// `pfs`, to be given arguments.
+    pub(crate) fn pfs(&self) -> Command {
+        Command::new(self.directory.join("pfs"))
     }
 }
 
