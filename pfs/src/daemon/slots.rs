@@ -33,6 +33,15 @@ pub(super) struct Taken {
     word: SlotWord,
 }
 
+/// A slot whose bit does not say what its word does.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Suspect {
+    channel: usize,
+    slot: SlotNo,
+    word: SlotWord,
+    free: bool,
+}
+
 /// What there is to do in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
@@ -95,6 +104,11 @@ impl Slots {
         let slot = self.slot(channel, number);
         let seen = slot.state();
         let work = self.work(slot, seen)?;
+        if work == Work::Stale {
+            // Should somebody have changed what clients take the epoch from, nobody would ever be answered.
+            let channel = slot.channel();
+            channel.set_epoch(self.epochs[channel.number().region().index()]);
+        }
         if !self.begin(channel, number) {
             return None;
         }
@@ -201,22 +215,27 @@ impl Slots {
         left
     }
 
-    /// Sets the bits of free slots that are clear although nobody is about to set them: of a client that died between the two.
-    /// What is clear at both of two looks that are far apart is taken for that.
-    pub(super) fn mend(&self, suspects: &mut Vec<(usize, SlotNo, SlotWord)>) {
+    /// Mends bits that do not say what the words do: of a client that died between changing the two, or that should not have
+    /// changed them. For an instant that is as it should be; what stands so at both of two looks that are far apart is wrong.
+    pub(super) fn mend(&self, suspects: &mut Vec<Suspect>) {
         let mut found = Vec::new();
         for channel in 0..self.channels.len() {
-            let bitmap = self.memory.channel(self.channels[channel]).bitmap();
-            let clear = !bitmap.load(Ordering::Acquire);
-            for number in self.channels[channel].slots().filter(|slot| clear & slot.bit() != 0) {
-                let seen = self.slot(channel, number).state();
-                if seen.state() == Some(SlotState::Free) {
-                    found.push((channel, number, seen));
+            let bitmap = self.memory.channel(self.channels[channel]).bitmap().load(Ordering::Acquire);
+            for slot in self.channels[channel].slots() {
+                let word = self.slot(channel, slot).state();
+                let (free, said_free) = (word.state() == Some(SlotState::Free), bitmap & slot.bit() != 0);
+                if free != said_free {
+                    found.push(Suspect { channel, slot, word, free });
                 }
             }
         }
-        for (channel, number, _) in found.iter().filter(|suspect| suspects.contains(suspect)) {
-            self.memory.channel(self.channels[*channel]).bitmap().fetch_or(number.bit(), Ordering::AcqRel);
+        for suspect in found.iter().filter(|suspect| suspects.contains(suspect)) {
+            let (bitmap, bit) = (self.memory.channel(self.channels[suspect.channel]).bitmap(), suspect.slot.bit());
+            if suspect.free {
+                bitmap.fetch_or(bit, Ordering::AcqRel);
+            } else {
+                bitmap.fetch_and(!bit, Ordering::AcqRel);
+            }
         }
         *suspects = found;
     }

@@ -210,6 +210,11 @@ impl<'a> Channel<'a> {
         ShmEpoch(self.word32(0).load(Ordering::Acquire))
     }
 
+    /// Says which epoch a client is to put into what it asks. For the daemon: it is not for clients to change.
+    pub fn set_epoch(self, epoch: ShmEpoch) {
+        self.word32(0).store(epoch.0, Ordering::Release);
+    }
+
     /// A slot of it.
     ///
     /// # Panics

@@ -108,7 +108,7 @@ impl FileMap {
     }
 
     /// The blocks that it has, in the order of the file.
-    pub fn blocks(&self) -> impl ExactSizeIterator<Item = (BlockIndex, MappedBlock)> {
+    pub fn blocks(&self) -> impl ExactSizeIterator<Item = (BlockIndex, MappedBlock)> + DoubleEndedIterator {
         self.blocks.iter().map(|(index, block)| (*index, *block))
     }
 

@@ -40,7 +40,9 @@ impl Transaction<'_> {
     /// Makes a file `size` bytes long, or longer by as much as one transaction cannot cut off. What is beyond its end goes,
     /// also what was beyond it before. Returns how long the file is now.
     pub(super) fn truncate(&mut self, file: &FileMap, size: u64, now: Now) -> Result<u64, Damage> {
-        let size = size.max(file.size.saturating_sub(CUT_MAX));
+        // Where there are no blocks there is nothing to free, however long the file says that it is.
+        let end = file.blocks().next_back().map_or(0, |(index, _)| index.offset().saturating_add(BLOCK_SIZE.bytes()));
+        let size = size.max(file.size.min(end).saturating_sub(CUT_MAX));
         let (last, within) = BlockIndex::of(size);
         if let Some(block) = file.block(last)
             && within > 0
