@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blockdev::{Context, Error, Result};
 use nix::errno::Errno;
@@ -34,6 +34,10 @@ use super::slots::Slots;
 
 /// How often to look whether the daemon is to end.
 const LOOK: u16 = 500;
+
+/// How often to look whether clients are still there. The kernel may say that a file is closed before it is unlocked, and then
+/// nothing more.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// How often to look whether requests of a client that is gone have ended.
 const WAIT: Duration = Duration::from_micros(100);
@@ -152,7 +156,18 @@ impl Connections {
     /// When the directory cannot be watched any more.
     pub(super) fn serve(&mut self, inotify: &Inotify, stop: impl Fn() -> bool) -> Result<()> {
         let what = format!("cannot watch {} any more", self.directory.display());
+        let mut swept = Instant::now();
         while !stop() {
+            if swept.elapsed() >= SWEEP {
+                let known: Vec<u32> = self.table.values().map(|client| client.pid).collect();
+                known
+                    .into_iter()
+                    .filter(|pid| !self.is_locked(*pid))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .for_each(|pid| self.gone(pid));
+                swept = Instant::now();
+            }
             let mut ready = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
             match poll(&mut ready, PollTimeout::from(LOOK)) {
                 Ok(0) | Err(Errno::EINTR) => continue,
