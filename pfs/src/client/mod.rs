@@ -31,6 +31,7 @@ mod connection;
 mod directory;
 mod file;
 mod names;
+mod served;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -50,6 +51,7 @@ use connection::Connection;
 pub use connection::is_served;
 pub use directory::{Directory, Entry};
 pub use file::File;
+pub use served::{Named, Served};
 
 /// For how long the original's library tries to lock out those who grow the volume, before it mounts for writing.
 const GROWING: Duration = Duration::from_secs(30);
@@ -268,7 +270,9 @@ fn host_lock(disk: &str, options: &ConnectOptions) -> Result<Option<HostLock>> {
     // Nobody grows the volume in the moment in which it is mounted.
     let _growing =
         if tool { None } else { Some(connection::retry(GROWING, || HostLock::of_disk(locks, disk, Region::Chunks))?) };
-    HostLock::of_disk(locks, disk, region).map(Some)
+    // A database has its host for itself; tools take turns.
+    let patience = if tool { options.timeout } else { Duration::ZERO };
+    connection::retry(patience, || HostLock::of_disk(locks, disk, region)).map(Some)
 }
 
 /// That pfsd does not do it.

@@ -10,13 +10,10 @@ use blockdev::ui::Progress;
 use blockdev::{Cancel, Context, Error, Result};
 use nix::errno::Errno;
 
-use super::pipe::{BUFFER, Pipe};
+use super::pipe::BUFFER;
+use super::target::{Open, Sink, Target, is_internal};
 use super::{Copied, CopiedFile, Copy};
-use crate::volume::writer::{Allocate, Handle, Writer};
 use crate::volume::{FileKind, FileMap, Volume, VolumePath};
-
-/// Most bytes that are allocated in one transaction, which the smallest of journals has room for.
-const ALLOCATED: u64 = 4 << 30;
 
 /// What is copied.
 #[derive(Debug)]
@@ -46,7 +43,7 @@ impl Copy {
         self,
         mut source: Source<'_>,
         name: &[u8],
-        writer: &Writer,
+        target: Target<'_>,
         to: &VolumePath,
         progress: &mut dyn Progress,
         cancel: &Cancel,
@@ -55,7 +52,7 @@ impl Copy {
         if kind == FileKind::Directory && !self.recursive {
             return Err(Error::io("it is a directory", Errno::EISDIR).with_hint("`cp -r` copies directories"));
         }
-        let to = match found(writer, to)? {
+        let to = match target.found(to)?.map(|stat| stat.kind) {
             Some(FileKind::Directory) => joined(to, name),
             _ => to.clone(),
         };
@@ -66,22 +63,23 @@ impl Copy {
                 Item { kind, size, below, to }
             }));
         }
-        let existing = items.iter().map(|item| self.may_make_in(writer, item)).collect::<Result<Vec<bool>>>()?;
+        let existing = items.iter().map(|item| self.may_make_in(target, item)).collect::<Result<Vec<bool>>>()?;
         progress.begin("copy", items.iter().filter(|item| item.kind == FileKind::File).map(|item| item.size).sum());
-        let mut feed = Feed { writer, pipe: Pipe::new(writer)?, made: Vec::new(), progress, cancel };
+        let mut feed = Feed { target, sink: target.sink()?, progress, cancel };
         let copied = feed.all(&mut source, items, &existing)?;
         feed.progress.end();
         Ok(copied)
     }
 
     /// Sees that nothing is in the way, before anything is made. Returns whether it exists.
-    fn may_make_in(self, writer: &Writer, item: &Item) -> Result<bool> {
+    fn may_make_in(self, target: Target<'_>, item: &Item) -> Result<bool> {
         let to = item.to.display();
-        match (item.kind, found(writer, &item.to)?) {
+        let found = target.found(&item.to)?;
+        if item.kind == FileKind::File && found.as_ref().is_some_and(is_internal) {
+            return Err(Error::refused(format!("{to} is the file system's own")));
+        }
+        match (item.kind, found.map(|stat| stat.kind)) {
             (_, None) => Ok(false),
-            (FileKind::File, Some(FileKind::File)) if writer.lookup(&item.to)?.inode.is_internal() => {
-                Err(Error::refused(format!("{to} is the file system's own")))
-            }
             (FileKind::Directory, Some(FileKind::Directory)) => Ok(true),
             (FileKind::File, Some(FileKind::File)) if self.force || self.recursive => Ok(true),
             (FileKind::File, Some(FileKind::File)) => {
@@ -203,10 +201,8 @@ enum Reader {
 
 /// Makes files and directories, and writes what is in the files.
 struct Feed<'a> {
-    writer: &'a Writer,
-    pipe: Pipe<'a>,
-    /// The files that were not there before, in the order in which they were made.
-    made: Vec<(Handle, VolumePath)>,
+    target: Target<'a>,
+    sink: Sink<'a>,
     progress: &'a mut dyn Progress,
     cancel: &'a Cancel,
 }
@@ -217,16 +213,11 @@ impl Feed<'_> {
         let outcome = self.each(source, items, existing);
         // What was started comes to its end, whatever became of the rest. Where something of it could not be written, the rest
         // only noticed that.
-        let written = self.pipe.finish();
-        self.progress.advance(self.pipe.written());
+        let written = self.sink.finish();
+        self.progress.advance(self.sink.written());
         let copied = written.and(outcome);
         if copied.is_err() {
-            for (file, path) in &self.made {
-                if self.pipe.lost().contains(file) {
-                    // The error that led here is the one to tell.
-                    let _ = self.writer.unlink(path);
-                }
-            }
+            self.sink.remove_lost();
         }
         copied
     }
@@ -241,7 +232,7 @@ impl Feed<'_> {
                 continue;
             }
             if !exists {
-                self.writer.mkdir(&item.to)?;
+                self.target.mkdir(&item.to)?;
             }
             copied.directories += 1;
         }
@@ -250,36 +241,17 @@ impl Feed<'_> {
 
     fn file(&mut self, source: &mut Source<'_>, item: &Item, exists: bool) -> Result<u64> {
         let mut reader = source.open(&item.below)?;
-        let file = self.writer.create(&item.to, !exists)?;
-        if exists {
-            self.writer.truncate(file, 0)?;
-        } else {
-            self.made.push((file, item.to.clone()));
-        }
-        let outcome = self.allocate(file, item.size).and_then(|()| self.content(source, &mut reader, file));
-        if outcome.is_err() {
-            self.pipe.lose(file);
-        }
-        outcome
-    }
-
-    /// Gives a file that takes several writes all its blocks before: whether there are enough is known then, and no write waits
-    /// for the journal to have its own.
-    fn allocate(&self, file: Handle, size: u64) -> Result<()> {
-        let steps = if size > BUFFER { size.div_ceil(ALLOCATED) } else { 0 };
-        (0..steps).map(|step| step * ALLOCATED).try_for_each(|start| {
-            let how = Allocate { keep_size: true, ..Allocate::default() };
-            self.writer.allocate(file, start, ALLOCATED.min(size - start), how)
-        })
+        let file = self.sink.open(&item.to, exists, item.size)?;
+        self.content(source, &mut reader, &file).inspect_err(|_| self.sink.lose(&file))
     }
 
     /// Starts writing all that is in a file. Returns how many bytes that is.
-    fn content(&mut self, source: &mut Source<'_>, reader: &mut Reader, file: Handle) -> Result<u64> {
+    fn content(&mut self, source: &mut Source<'_>, reader: &mut Reader, file: &Open) -> Result<u64> {
         let mut offset = 0;
         loop {
             self.cancel.check("copy")?;
-            let count = self.pipe.write(file, offset, |into| source.read(reader, offset, into))?;
-            self.progress.advance(self.pipe.written());
+            let count = self.sink.write(file, offset, |into| source.read(reader, offset, into))?;
+            self.progress.advance(self.sink.written());
             offset += count;
             if count < BUFFER {
                 return Ok(offset);
@@ -300,15 +272,6 @@ fn fill(file: &mut File, into: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(count)
-}
-
-/// What a path leads to, if anything.
-fn found(writer: &Writer, path: &VolumePath) -> Result<Option<FileKind>> {
-    match writer.lookup(path).and_then(|handle| writer.stat(handle)) {
-        Ok(stat) => Ok(Some(stat.kind)),
-        Err(error) if error.errno() == Some(Errno::ENOENT as i32) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// A name below a path. The original puts a slash between, whatever stands there already.

@@ -2,6 +2,7 @@
 
 mod into;
 mod pipe;
+mod target;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,6 +19,7 @@ use crate::format::InodeNo;
 use crate::volume::{FileKind, Name, Segment, Stat, Visit, Volume};
 
 pub use into::Source;
+pub use target::Target;
 
 /// Bytes read at once.
 const BUFFER: usize = 4 << 20;

@@ -29,7 +29,7 @@ use crate::proto::{
 
 use super::errno::errno;
 use super::log::Log;
-use super::mount::{Hosts, MOUNT, Mounts};
+use super::mount::{Hosts, MOUNT, Mounts, Role};
 use super::slots::Slots;
 
 /// How often to look whether the daemon is to end.
@@ -76,6 +76,13 @@ pub struct Client {
     pub writes: bool,
     /// Whether it is a tool's.
     pub tool: bool,
+}
+
+impl Client {
+    /// As what it mounts the volume.
+    fn role(&self) -> Role {
+        Role { host: self.host, writes: self.writes, tool: self.tool }
+    }
 }
 
 /// Who lets clients in.
@@ -266,8 +273,8 @@ impl Connections {
                 Error::io(message, Errno::EINVAL)
             })?,
         };
-        self.hosts.acquire(&self.mounts, host, request.flags)?;
         let (writes, tool) = (request.flags.has(MountFlags::WRITE), request.flags.has(MountFlags::TOOL));
+        self.hosts.acquire(&self.mounts, Role { host, writes, tool })?;
         let client = Client { connection: id.raw(), pid, host, writes, tool };
         self.log.info(&format!(
             "process {pid} mounts for {} as host {host}, connection {id}",
@@ -348,7 +355,7 @@ impl Connections {
             self.open.set(id, false);
             self.end_requests(id);
             if let Some(client) = self.table.remove(&id) {
-                if let Err(error) = self.hosts.release(&self.mounts, client.host) {
+                if let Err(error) = self.hosts.release(&self.mounts, client.role()) {
                     self.log.error("the volume was not given back in order", &error);
                 }
                 self.log.info(&format!("process {pid} is gone, connection {id}"));

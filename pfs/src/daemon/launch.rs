@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use blockdev::{Cancel, Context, Error, ErrorKind, Result};
+use blockdev::{Cancel, Context, Error, ErrorKind, FileId, Result, loopdev};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::proto::Places;
+use crate::volume::hostlock;
 
 use super::control::Status;
 
@@ -42,6 +43,38 @@ pub fn running(places: &Places, disk: &str) -> Result<Option<u32>> {
         }
         Err((_, errno)) => Err(Error::io(what(), errno)),
     }
+}
+
+/// By what name a daemon of this machine calls the disk that it serves the volume on the file or device `volume` as, if one
+/// does: of this kind, which says what it serves, or the original's, which serves the device of that name.
+#[must_use]
+pub fn serving(places: &Places, volume: &Path) -> Option<String> {
+    let mut names = Vec::new();
+    let mut ids: Vec<FileId> = fs::metadata(volume).map(|metadata| FileId::of(&metadata)).into_iter().collect();
+    // A loop device, or the file that one is attached to: whichever the daemon has.
+    let devices = loopdev::find(volume).unwrap_or_default();
+    for path in devices.iter().map(|device| device.path.as_path()).chain([volume]) {
+        ids.extend(fs::metadata(path).map(|metadata| FileId::of(&metadata)));
+        if path.starts_with("/dev") {
+            names.extend(hostlock::names(path).unwrap_or_default());
+        }
+    }
+    ids.extend(devices.iter().filter_map(|device| device.file));
+    let serves = |disk: &str| {
+        let said = Status::ask(places, disk).ok();
+        let id = said.and_then(|status| fs::metadata(status.device).ok()).map(|metadata| FileId::of(&metadata));
+        id.map_or_else(|| names.iter().any(|name| name == disk), |id| ids.contains(&id))
+    };
+    let mut disks = disks(places);
+    disks.retain(|disk| running(places, disk).is_ok_and(|process| process.is_some()));
+    disks.into_iter().find(|disk| serves(disk))
+}
+
+/// The disks that daemons left pid files of, whether or not they still run.
+fn disks(places: &Places) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(&places.run) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| Some(name.strip_prefix("pfsd_")?.strip_suffix(".pid")?.to_owned())).collect()
 }
 
 /// Starts a daemon in the background, and waits until it lets clients in.

@@ -9,7 +9,7 @@ use blockdev::engine::Choice;
 use blockdev::{Cancel, Error, Result};
 use nix::errno::Errno;
 
-use crate::proto::{MountFlags, MountId};
+use crate::proto::MountId;
 use crate::volume::writer::{Options, Writer};
 use crate::volume::{Exclusive, LeaseOptions, Reader};
 
@@ -61,17 +61,20 @@ pub(super) struct Mounts {
     crew: Arc<Crew>,
 }
 
-/// One host of the volume, by its clients.
+/// As what a client mounts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Host {
-    id: u8,
-    clients: u32,
-    writes: bool,
+pub(super) struct Role {
+    /// Which host of the volume it is.
+    pub(super) host: u8,
+    /// Whether it may write.
+    pub(super) writes: bool,
+    /// Whether it is a tool's. Those take no host for themselves: whoever they are with does as before.
+    pub(super) tool: bool,
 }
 
-/// Which hosts mount it. Whoever lets clients in has this.
+/// Who mounts it. Whoever lets clients in has this.
 #[derive(Debug, Default)]
-pub(super) struct Hosts(Vec<Host>);
+pub(super) struct Hosts(Vec<Role>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -164,30 +167,25 @@ impl Mounts {
 }
 
 impl Hosts {
-    /// Mounts it for one more client of a host.
+    /// The databases' of a host.
+    fn of(&self, host: u8) -> impl Iterator<Item = &Role> {
+        self.0.iter().filter(move |role| role.host == host && !role.tool)
+    }
+
+    /// Mounts it for one more client.
     ///
     /// # Errors
     /// EINVAL when the host writes it, or is to write it and has clients already; or why it cannot be mounted.
-    pub(super) fn acquire(&mut self, mounts: &Mounts, host: u8, flags: MountFlags) -> Result<()> {
-        let write = flags.has(MountFlags::WRITE);
-        let known = self.0.iter_mut().find(|known| known.id == host);
-        match known {
-            Some(known) if write || known.writes => Err(Error::io(
-                format!("host {host} has {} clients already, of which one writes or is to", known.clients),
-                Errno::EINVAL,
-            )),
-            Some(known) => {
-                known.clients += 1;
-                Ok(())
-            }
-            None => {
-                if write || self.0.is_empty() {
-                    mounts.remount(host, write)?;
-                }
-                self.0.push(Host { id: host, clients: 1, writes: write });
-                Ok(())
-            }
+    pub(super) fn acquire(&mut self, mounts: &Mounts, new: Role) -> Result<()> {
+        if !new.tool && self.of(new.host).any(|role| new.writes || role.writes) {
+            let message = format!("host {} has a client already, and one of the two writes", new.host);
+            return Err(Error::io(message, Errno::EINVAL));
         }
+        if new.writes || self.0.is_empty() {
+            mounts.remount(new.host, new.writes)?;
+        }
+        self.0.push(new);
+        Ok(())
     }
 
     /// Lets the only client of a host write, which read until now.
@@ -195,31 +193,24 @@ impl Hosts {
     /// # Errors
     /// EINVAL when it is not the only one or writes already; or why it cannot be mounted so.
     pub(super) fn promote(&mut self, mounts: &Mounts, host: u8) -> Result<()> {
-        let known = self.0.iter_mut().find(|known| known.id == host);
-        let known = known.filter(|known| known.clients == 1 && !known.writes);
-        let Some(known) = known else {
+        if self.of(host).count() != 1 || self.of(host).any(|role| role.writes) {
             return Err(Error::io(format!("host {host} has not one client that reads"), Errno::EINVAL));
-        };
+        }
         mounts.remount(host, true)?;
-        known.writes = true;
+        self.0.iter_mut().filter(|role| role.host == host && !role.tool).for_each(|role| role.writes = true);
         Ok(())
     }
 
-    /// Forgets a client of a host.
+    /// Forgets a client.
     ///
     /// # Errors
     /// What could not be given back in order, or not be mounted otherwise; the client is forgotten all the same.
-    pub(super) fn release(&mut self, mounts: &Mounts, host: u8) -> Result<()> {
-        let Some(known) = self.0.iter_mut().find(|known| known.id == host) else { return Ok(()) };
-        known.clients -= 1;
-        if known.clients > 0 {
-            return Ok(());
-        }
-        let wrote = known.writes;
-        self.0.retain(|known| known.clients > 0);
+    pub(super) fn release(&mut self, mounts: &Mounts, gone: Role) -> Result<()> {
+        let Some(place) = self.0.iter().position(|role| *role == gone) else { return Ok(()) };
+        self.0.swap_remove(place);
         match self.0.first() {
             None => mounts.unmount(Current::Unmounted),
-            Some(other) if wrote && !self.0.iter().any(|host| host.writes) => mounts.remount(other.id, false),
+            Some(other) if gone.writes && !self.0.iter().any(|role| role.writes) => mounts.remount(other.host, false),
             Some(_) => Ok(()),
         }
     }

@@ -70,7 +70,7 @@ impl HostLock {
 
 /// What the original may call a device: by the name it was given, the kernel's, and those that onedisk gave it. They are
 /// paths below /dev whose slashes are underscores.
-fn names(path: &Path) -> Result<Vec<String>> {
+pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
     let real = fs::canonicalize(path).context(|| format!("cannot follow {}", path.display()))?;
     let given = loopdev::list().into_iter().filter(|device| device.path == real).flat_map(|device| device.names);
     let mut names: Vec<String> =

@@ -11,7 +11,7 @@ mod data;
 mod device;
 mod exclusive;
 mod follower;
-mod hostlock;
+pub(crate) mod hostlock;
 mod journal;
 mod lease;
 pub(crate) mod load;

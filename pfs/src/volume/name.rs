@@ -113,6 +113,12 @@ impl VolumePath {
         String::from_utf8_lossy(&self.0)
     }
 
+    /// A name in the directory that this leads to.
+    #[must_use]
+    pub fn join(&self, name: &Name) -> Self {
+        Self([self.0.strip_suffix(b"/").unwrap_or(&self.0), b"/", name.as_bytes()].concat())
+    }
+
     /// Whether it is longer than a path may be.
     #[must_use]
     pub fn is_too_long(&self) -> bool {

@@ -79,7 +79,7 @@ impl Daemon {
             Kind::Original => (Places::default(), Some(loopdev::attach(&image, &loopdev::Options::default()).unwrap())),
         };
         let disk = match &attachment {
-            None => "disk0".to_owned(),
+            None => "nvme0n1".to_owned(),
             Some(attachment) => attachment.device().path.file_name().unwrap().to_str().unwrap().to_owned(),
         };
         for directory in [&places.run, &places.locks, &places.shm] {
@@ -89,6 +89,12 @@ impl Daemon {
         let mut daemon = Self { kind, places, disk, workers, child: None, attachment, image, directory };
         daemon.start();
         daemon
+    }
+
+    /// A directory of its own, in which all of ours is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Whether it is the original's.

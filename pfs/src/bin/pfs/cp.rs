@@ -102,11 +102,10 @@ fn into(args: &Args, from_volume: bool, session: &Session<'_>, cancel: &Cancel) 
         let message = format!("cannot copy {} into itself", args.from.display());
         return Err(Failure::own(Error::io(message, Errno::EINVAL), -1));
     }
-    let writer = session.writer(&to.volume, cancel)?;
-    let copy = args.copy(session);
-    let copied =
-        copy.into_volume(source, name(&args.from, session), &writer, &to.path, &mut ProgressBar::new(), cancel);
-    let closed = writer.close();
+    let changing = session.changing(&to, cancel)?;
+    let (copy, name) = (args.copy(session), name(&args.from, session));
+    let copied = copy.into_volume(source, name, changing.target(), &to.path, &mut ProgressBar::new(), cancel);
+    let closed = changing.close();
     let copied = copied?;
     closed?;
     Ok(copied)

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 
 use blockdev::ui;
-use pfs::volume::writer::Allocate;
 
 use crate::original;
 use crate::session::{Failure, Session, not_internal};
@@ -25,9 +24,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
-    session.write(&args.path, |writer, path| {
-        let file = not_internal(writer.lookup(path)?, path)?;
-        match writer.allocate(file, args.offset, args.length, Allocate::default()) {
+    session.write(&args.path, |changing, path| {
+        not_internal(changing.stat(path)?.inode, path)?;
+        match changing.allocate(path, args.offset, args.length) {
             // The original takes the number that posix_fallocate(3) returns for success.
             Err(error) if session.compatible => ui::report_error("pfs", &error),
             outcome => outcome?,

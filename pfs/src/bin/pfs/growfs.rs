@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use blockdev::{ByteSize, Error, ErrorKind};
+use blockdev::{ByteSize, Error, ErrorKind, ui};
 use nix::errno::Errno;
 use pfs::format::ChunkId;
 use pfs::growfs::{GrowfsOptions, Grown, growfs};
@@ -38,6 +38,14 @@ pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let options = GrowfsOptions { from: args.from, to: args.to, force: args.force, ..GrowfsOptions::default() };
     let grown = growfs(&path, &options).map_err(|error| failure(error, session))?;
     let original = session.compatible;
+    if !original {
+        match session.tell_grown(&path) {
+            Ok(Some(disk)) => ui::notice(&format!("the pfsd of {disk} uses the new chunks from now on")),
+            Ok(None) => {}
+            // It is grown all the same.
+            Err(error) => ui::report_error("pfs", &error),
+        }
+    }
     session.print(&grown, |grown| if original { as_the_original(grown) } else { text(grown) }.into_bytes())
 }
 

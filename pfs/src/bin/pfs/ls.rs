@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 
-use blockdev::Error;
 use pfs::volume::{FileKind, Name, Stat};
 use serde::Serialize;
 
@@ -26,13 +25,8 @@ struct Line {
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let place = session.place(&args.directory)?;
-    let volume = session.open(&place.volume)?;
-    let metadata = volume.metadata();
-    let mut lines = Vec::new();
-    for entry in metadata.entries(metadata.lookup(&place.path)?.number)? {
-        let inode = metadata.named(entry.number, entry.inode).map_err(Error::from)?;
-        lines.push(Line { name: entry.name, stat: metadata.stat(inode.number)? });
-    }
+    let entries = session.reading(&place)?.entries(&place.path)?.into_iter();
+    let lines: Vec<Line> = entries.map(|entry| Line { name: entry.name, stat: entry.stat }).collect();
     session.print(&lines, |lines| text(lines))
 }
 

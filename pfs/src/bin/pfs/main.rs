@@ -1,5 +1,6 @@
 //! `pfs`: makes, grows, uses and checks a PolarFS volume on an image file or a device.
 
+mod changing;
 mod check;
 mod completions;
 mod cp;
@@ -18,7 +19,9 @@ mod mkdir;
 mod mkfs;
 mod mount;
 mod original;
+mod reach;
 mod read;
+mod reading;
 mod rename;
 mod rm;
 mod rmdir;
@@ -32,6 +35,7 @@ mod truncate;
 mod usedinfo;
 mod write;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use blockdev::ui;
@@ -46,8 +50,9 @@ use session::{Failure, Session};
 /// and exit codes are the original's.
 ///
 /// What only looks opens the volume for reading, while others may write it, and locks nothing. What changes it takes the
-/// original's locks on this machine and a lease on the disk itself: a second writer is refused, wherever it is. Nothing is
-/// logged.
+/// original's locks on this machine and a lease on the disk itself: a second writer is refused, wherever it is. Where a pfsd
+/// of this machine serves the volume it is asked to make the change; after `-C`, to look, too, as the original does.
+/// `--verbose` says which. Nothing is logged.
 ///
 /// Exit codes: 0 done, 1 failed, 2 bad input, 3 refused (it would overwrite or harm something), 4 not enough space,
 /// 5 verification failed (the volume is damaged, or two differ), 6 not permitted or not supported here, 130 interrupted.
@@ -61,6 +66,14 @@ struct Cli {
     /// Take the volume from whoever writes it. They stop when they notice, which may take a second.
     #[arg(long, global = true)]
     take_over: bool,
+
+    /// Say on standard error how the volume is reached: through the pfsd that serves it, or on its disk.
+    #[arg(long = "verbose", id = "say_how", global = true)]
+    verbose: bool,
+
+    /// Look for pfsds in this directory: those that were started with `--root DIR`, too.
+    #[arg(long, value_name = "DIR", global = true)]
+    root: Option<PathBuf>,
 
     #[command(flatten)]
     original: original::Options,
@@ -125,7 +138,14 @@ fn main() -> ExitCode {
 /// Runs a command. Returns what it is called, too.
 fn run(cli: &Cli) -> (&'static str, Result<(), Failure>) {
     let (compatible, take_over) = (cli.compatible(), cli.take_over);
-    let session = Session { original: &cli.original, output: cli.output, compatible, take_over };
+    let session = Session {
+        original: &cli.original,
+        output: cli.output,
+        compatible,
+        take_over,
+        verbose: cli.verbose,
+        root: cli.root.as_deref(),
+    };
     match &cli.command {
         Command::Mkfs(args) => ("mkfs", mkfs::run(args, &session)),
         Command::Growfs(args) => ("growfs", growfs::run(args, &session)),

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 
 use blockdev::{Error, Result};
 use nix::errno::Errno;
-use pfs::volume::writer::Writer;
 use pfs::volume::{FileKind, VolumePath};
 
+use crate::changing::Changing;
 use crate::session::{Failure, Session};
 
 /// Make a directory.
@@ -22,27 +22,27 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
-    session.write(&args.path, |writer, path| {
+    session.write(&args.path, |changing, path| {
         if args.parents {
-            with_parents(writer, path)?;
+            with_parents(changing, path)?;
         } else {
-            writer.mkdir(path)?;
+            changing.mkdir(path)?;
         }
         Ok(())
     })
 }
 
-fn with_parents(writer: &Writer, path: &VolumePath) -> Result<()> {
+fn with_parents(changing: &Changing, path: &VolumePath) -> Result<()> {
     let mut way = Vec::new();
     for component in path.components() {
         way.push(b'/');
         way.extend(component);
-        match writer.mkdir(&VolumePath::new(way.as_slice())) {
+        match changing.mkdir(&VolumePath::new(way.as_slice())) {
             Err(error) if error.errno() == Some(libc::EEXIST) => {}
-            outcome => drop(outcome?),
+            outcome => outcome?,
         }
     }
-    if writer.stat(writer.lookup(path)?)?.kind == FileKind::Directory {
+    if changing.stat(path)?.kind == FileKind::Directory {
         return Ok(());
     }
     Err(Error::io(format!("cannot make directory {:?}: it is a file", path.display()), Errno::EEXIST))

@@ -22,13 +22,14 @@ pub(crate) struct Options {
     #[arg(short = 'H', long, value_name = "ID", default_value_t, value_parser = clap::value_parser!(u8).range(0..128))]
     pub(crate) hostid: u8,
 
-    /// How long to wait for a daemon. None is asked: a reader needs none to see what is newest.
-    #[arg(short = 't', value_name = "SECONDS", hide_short_help = true)]
-    timeout: Option<u64>,
+    /// How long to wait for a pfsd to appear and to let this in. Without it none is waited for that does not run, and one
+    /// that does has 2 s.
+    #[arg(short = 't', value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
 
-    /// Whether to ask a daemon first. None is asked: a reader needs none to see what is newest.
-    #[arg(short = 'E', long = "enable_pfsd", value_name = "0|1", hide_short_help = true)]
-    enable_pfsd: Option<u8>,
+    /// Whether to ask a pfsd first, if one serves the volume: 0 for no. It is asked what it does for the original.
+    #[arg(short = 'E', long = "enable_pfsd", value_name = "0|1")]
+    pub(crate) enable_pfsd: Option<u8>,
 
     /// Where disks are looked for.
     #[arg(long, value_name = "DIR", default_value = "/dev")]
@@ -86,7 +87,9 @@ fn wanted(mut args: impl Iterator<Item = impl AsRef<OsStr>>) -> bool {
         let arg = arg.as_ref().to_string_lossy().into_owned();
         match arg.as_str() {
             text if text.starts_with("-C") || text.starts_with("--cl") => return true,
-            "-H" | "-t" | "-E" | "--hostid" | "--enable_pfsd" | "--devices" | "--output" => drop(args.next()),
+            "-H" | "-t" | "-E" | "--hostid" | "--enable_pfsd" | "--devices" | "--output" | "--root" => {
+                drop(args.next())
+            }
             text if text.starts_with('-') => {}
             _ => return false,
         }

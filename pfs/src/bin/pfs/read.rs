@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 
 use blockdev::ui;
-use pfs::volume::{FileMap, Volume};
 
 use crate::original::number;
+use crate::reading::{Opened, Reading};
 use crate::session::{Failure, Session};
 
 /// Bytes read at once.
@@ -29,22 +29,25 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let place = session.place(&args.file)?;
-    let mut volume = session.open(&place.volume)?;
-    let inode = volume.metadata().lookup(&place.path)?.number;
-    let map = volume.metadata().file_map(inode)?;
-    print(&mut volume, &map, args.offset, args.length.unwrap_or(u64::MAX))?;
+    let mut reading = session.reading(&place)?;
+    let file = reading.open(&place.path)?;
+    print(&mut reading, &file, args.offset, args.length.unwrap_or(u64::MAX))?;
     Ok(())
 }
 
 /// Prints so much of a file. Returns whether anybody still reads it.
-pub(crate) fn print(volume: &mut Volume, file: &FileMap, from: u64, len: u64) -> blockdev::Result<bool> {
-    let end = from.saturating_add(len).min(file.size);
+pub(crate) fn print(reading: &mut Reading, file: &Opened, from: u64, len: u64) -> blockdev::Result<bool> {
+    let end = from.saturating_add(len).min(file.size());
     let mut at = from;
     let mut buffer = vec![0; BUFFER];
     while at < end {
         #[allow(clippy::cast_possible_truncation, reason = "no longer than the buffer")]
         let wanted = (end - at).min(BUFFER as u64) as usize;
-        let got = volume.read(file, at, &mut buffer[..wanted])?;
+        let got = reading.read(file, at, &mut buffer[..wanted])?;
+        if got == 0 {
+            // It has become shorter meanwhile.
+            break;
+        }
         if !ui::print_bytes(&buffer[..got])? {
             return Ok(false);
         }

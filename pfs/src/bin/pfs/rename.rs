@@ -23,13 +23,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let (from, to) = (session.place(&args.from)?, session.place(&args.to)?);
-    let writer = session.writer(&from.volume, &Cancel::on_signals()?)?;
+    let changing = session.changing(&from, &Cancel::on_signals()?)?;
     if from.volume != to.volume {
         let message = format!("cannot rename {} to {}: that is another volume", args.from.display(), args.to.display());
         return Err(Error::io(message, Errno::EXDEV).with_hint("`cp -r` copies from volume to volume").into());
     }
-    let renamed = writer.rename(&from.path, &to.path);
-    let closed = writer.close();
+    let renamed = changing.rename(&from.path, &to.path);
+    let closed = changing.close();
     renamed?;
     Ok(closed?)
 }

@@ -4,9 +4,10 @@ use std::ffi::{CString, OsString};
 
 use blockdev::{Error, Result};
 use nix::errno::Errno;
-use pfs::volume::writer::Writer;
+use pfs::client::Named;
 use pfs::volume::{FileKind, VolumePath};
 
+use crate::changing::Changing;
 use crate::session::{Failure, Session};
 
 /// Remove a file; or a directory with all that is below it.
@@ -26,23 +27,23 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
-    session.write(&args.path, |writer, path| {
+    session.write(&args.path, |changing, path| {
         if !args.wildcard {
-            return remove(writer, path, args.recursive);
+            return remove(changing, path, args.recursive);
         }
         // What cannot be removed is in nobody else's way; the first reason is told.
-        let outcomes = matching(writer, path)?.into_iter().map(|path| remove(writer, &path, args.recursive));
+        let outcomes = matching(changing, path)?.into_iter().map(|path| remove(changing, &path, args.recursive));
         outcomes.collect::<Vec<_>>().into_iter().collect()
     })
 }
 
 /// What the last name of a path fits, but the file system's own two files.
-fn matching(writer: &Writer, path: &VolumePath) -> Result<Vec<VolumePath>> {
+fn matching(changing: &Changing, path: &VolumePath) -> Result<Vec<VolumePath>> {
     let bytes = path.as_bytes();
     let at = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     let (directory, pattern) = bytes.split_at(at);
-    let entries = writer.entries(writer.lookup(&VolumePath::new(directory))?)?;
-    let others = entries.iter().filter(|entry| !entry.inode.is_internal());
+    let entries = changing.entries(&VolumePath::new(directory))?;
+    let others = entries.iter().filter(|entry| !entry.stat.inode.is_internal());
     let fitting = others.filter(|entry| fits(pattern, entry.name.as_bytes()));
     Ok(fitting.map(|entry| VolumePath::new([directory, entry.name.as_bytes()].concat())).collect())
 }
@@ -54,8 +55,8 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
     unsafe { libc::fnmatch(pattern.as_ptr(), name.as_ptr(), libc::FNM_NOESCAPE) == 0 }
 }
 
-fn remove(writer: &Writer, path: &VolumePath, recursive: bool) -> Result<(), Failure> {
-    let stat = writer.stat(writer.lookup(path)?)?;
+fn remove(changing: &Changing, path: &VolumePath, recursive: bool) -> Result<(), Failure> {
+    let stat = changing.stat(path)?;
     // These the original refuses by itself.
     let refused = |why: &str, errno| Error::io(format!("cannot remove {:?}: {why}", path.display()), errno);
     if stat.inode.is_internal() {
@@ -63,39 +64,34 @@ fn remove(writer: &Writer, path: &VolumePath, recursive: bool) -> Result<(), Fai
         return Err(Failure::own(refused(why, Errno::EPERM), -1));
     }
     if stat.kind == FileKind::File {
-        return Ok(writer.unlink(path)?);
+        return Ok(changing.unlink(path)?);
     }
     if !recursive {
         let error = refused("it is a directory", Errno::EISDIR).with_hint("`rm -r` removes directories");
         return Err(Failure::own(error, -1));
     }
-    for (kind, below) in all_below(writer, path)? {
+    for (kind, below) in all_below(changing, path)? {
         match kind {
-            FileKind::File => writer.unlink(&below)?,
-            FileKind::Directory => writer.rmdir(&below)?,
+            FileKind::File => changing.unlink(&below)?,
+            FileKind::Directory => changing.rmdir(&below)?,
         }
     }
-    Ok(writer.rmdir(path)?)
+    Ok(changing.rmdir(path)?)
 }
 
 /// Everything below a directory, what is in a directory before it.
-fn all_below(writer: &Writer, path: &VolumePath) -> Result<Vec<(FileKind, VolumePath)>> {
-    let start = writer.lookup(path)?.inode;
-    writer.with_metadata(|metadata| {
-        let (mut all, mut open): (_, Vec<VolumePath>) = (Vec::new(), Vec::new());
-        for visit in metadata.walk(start)? {
-            let visit = visit?;
-            all.extend(open.drain(visit.depth.min(open.len())..).rev().map(|path| (FileKind::Directory, path)));
-            let directory = open.last().unwrap_or(path);
-            let below = VolumePath::new([directory.as_bytes(), b"/", visit.entry.name.as_bytes()].concat());
-            match visit.stat.kind {
-                FileKind::File => all.push((FileKind::File, below)),
-                FileKind::Directory => open.push(below),
-            }
+fn all_below(changing: &Changing, path: &VolumePath) -> Result<Vec<(FileKind, VolumePath)>> {
+    let (mut all, mut open): (_, Vec<VolumePath>) = (Vec::new(), Vec::new());
+    for Named { depth, name, stat } in changing.walk(path)? {
+        all.extend(open.drain(depth.min(open.len())..).rev().map(|path| (FileKind::Directory, path)));
+        let below = open.last().unwrap_or(path).join(&name);
+        match stat.kind {
+            FileKind::File => all.push((FileKind::File, below)),
+            FileKind::Directory => open.push(below),
         }
-        all.extend(open.into_iter().rev().map(|path| (FileKind::Directory, path)));
-        Ok(all)
-    })
+    }
+    all.extend(open.into_iter().rev().map(|path| (FileKind::Directory, path)));
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -13,5 +13,5 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
-    session.write(&args.path, |writer, path| Ok(writer.rmdir(path)?))
+    session.write(&args.path, |changing, path| Ok(changing.rmdir(path)?))
 }

@@ -8,10 +8,11 @@ use blockdev::ui::{self, Output};
 use blockdev::{Cancel, Error};
 use nix::errno::Errno;
 use pfs::format::InodeNo;
-use pfs::volume::writer::{Handle, Options, Writer};
+use pfs::volume::writer::{Options, Writer};
 use pfs::volume::{Device, Exclusive, LeaseOptions, Load, Volume, VolumePath, device_of};
 use serde::Serialize;
 
+use crate::changing::Changing;
 use crate::original;
 
 /// Longest name of a disk, with the NUL that ends it in C.
@@ -66,16 +67,17 @@ pub(crate) struct Place {
     pub(crate) volume: PathBuf,
     /// The path in it.
     pub(crate) path: VolumePath,
+    /// What the original calls the disk, after -C.
+    pub(crate) disk: Option<String>,
 }
 
 /// Refuses to change the content of the file system's own files: it is what all else hangs on.
-pub(crate) fn not_internal(file: Handle, path: &VolumePath) -> blockdev::Result<Handle> {
-    if !file.inode.is_internal() {
-        return Ok(file);
-    }
-    let message = format!("cannot write {:?}: it is the file system's own", path.display());
+pub(crate) fn not_internal(inode: InodeNo, path: &VolumePath) -> blockdev::Result<()> {
     // What a directory is asked for finds out by itself that it is one.
-    if file.inode == InodeNo::ROOT { Ok(file) } else { Err(Error::io(message, Errno::EPERM)) }
+    if !inode.is_internal() || inode == InodeNo::ROOT {
+        return Ok(());
+    }
+    Err(Error::io(format!("cannot write {:?}: it is the file system's own", path.display()), Errno::EPERM))
 }
 
 /// What all commands are given.
@@ -87,6 +89,10 @@ pub(crate) struct Session<'a> {
     pub(crate) compatible: bool,
     /// Whether to take the volume from whoever writes it.
     pub(crate) take_over: bool,
+    /// Whether to say how a volume is reached.
+    pub(crate) verbose: bool,
+    /// Where pfsds are looked for, if not where the original has them.
+    pub(crate) root: Option<&'a Path>,
 }
 
 impl<'a> Session<'a> {
@@ -110,7 +116,7 @@ impl<'a> Session<'a> {
                 return Err(Failure::Exit { error, errno: Errno::EINVAL });
             };
             let volume = PathBuf::from(OsString::from_vec(text[..at].to_vec()));
-            return Ok(Place { volume, path: VolumePath::new(&text[at + 1..]) });
+            return Ok(Place { volume, path: VolumePath::new(&text[at + 1..]), disk: None });
         }
         if !text.starts_with(b"/") {
             // The original takes it for the name of a disk, which has no such command.
@@ -125,7 +131,8 @@ impl<'a> Session<'a> {
             return Err(Failure::Exit { error, errno: Errno::EINVAL });
         };
         let volume = self.disk(&inner[..end])?;
-        Ok(Place { volume, path: VolumePath::new(&inner[end..]) })
+        let disk = String::from_utf8(inner[..end].to_vec()).ok();
+        Ok(Place { volume, path: VolumePath::new(&inner[end..]), disk })
     }
 
     /// What an argument with no more than a volume names.
@@ -196,12 +203,12 @@ impl<'a> Session<'a> {
     pub(crate) fn write<T>(
         &self,
         given: &OsStr,
-        change: impl FnOnce(&Writer, &VolumePath) -> Result<T, Failure>,
+        change: impl FnOnce(&Changing, &VolumePath) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let place = self.place(given)?;
-        let writer = self.writer(&place.volume, &Cancel::on_signals()?)?;
-        let outcome = change(&writer, &place.path);
-        let closed = writer.close();
+        let changing = self.changing(&place, &Cancel::on_signals()?)?;
+        let outcome = change(&changing, &place.path);
+        let closed = changing.close();
         let done = outcome?;
         closed?;
         Ok(done)

@@ -19,9 +19,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let place = session.place(&args.path)?;
-    let volume = session.open(&place.volume)?;
-    let inode = volume.metadata().lookup(&place.path)?.number;
-    let stat = volume.metadata().stat(inode)?;
+    let stat = session.reading(&place)?.stat(&place.path)?;
     let device = if session.compatible { disk_number(&place.volume) } else { 0 };
     session.print(&stat, |stat| text(stat, args.path.as_bytes(), device))
 }

@@ -4,8 +4,7 @@ use std::ffi::OsString;
 use std::thread;
 use std::time::Duration;
 
-use blockdev::{Cancel, Error};
-use nix::errno::Errno;
+use blockdev::Cancel;
 
 use crate::read;
 use crate::session::{Failure, Session};
@@ -33,23 +32,18 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let place = session.place(&args.file)?;
     let cancel = Cancel::on_signals()?;
-    let mut volume = session.open(&place.volume)?;
-    let inode = volume.metadata().lookup(&place.path)?.number;
-    let first = volume.metadata().file_map(inode)?;
-    let mut end = first.size;
+    let mut reading = session.reading(&place)?;
+    let mut file = reading.open(&place.path)?;
     loop {
         cancel.check("tail")?;
-        if !volume.refresh()? {
+        let Some(now) = reading.look_again(&place.path, &file)? else {
             thread::sleep(Duration::from_millis(args.interval));
             continue;
-        }
-        let map = volume.metadata().file_map(inode)?;
-        if map.btime != first.btime {
-            return Err(Error::io(format!("{} was removed", args.file.display()), Errno::ENOENT).into());
-        }
-        if map.size > end && !read::print(&mut volume, &map, end, map.size - end)? {
+        };
+        let end = file.size();
+        if now.size() > end && !read::print(&mut reading, &now, end, now.size() - end)? {
             return Ok(());
         }
-        end = map.size;
+        file = now;
     }
 }

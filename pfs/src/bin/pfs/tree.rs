@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use pfs::client::Named;
 use pfs::volume::{FileKind, Name, Stat};
 use serde::Serialize;
 
@@ -30,13 +31,8 @@ struct Line {
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let place = session.place(&args.directory)?;
-    let volume = session.open(&place.volume)?;
-    let metadata = volume.metadata();
-    let mut lines = Vec::new();
-    for visit in metadata.walk(metadata.lookup(&place.path)?.number)? {
-        let visit = visit?;
-        lines.push(Line { depth: visit.depth, name: visit.entry.name, stat: visit.stat });
-    }
+    let below = session.reading(&place)?.walk(&place.path)?.into_iter();
+    let lines: Vec<Line> = below.map(|Named { depth, name, stat }| Line { depth, name, stat }).collect();
     let verbose = args.verbose.then_some(session.compatible);
     session.print(&lines, |lines| text(lines, verbose))
 }

@@ -21,14 +21,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
-    session.write(&args.path, |writer, path| {
-        let file = not_internal(writer.lookup(path)?, path)?;
+    session.write(&args.path, |changing, path| {
+        not_internal(changing.stat(path)?.inode, path)?;
         let Some(length) = args.length else {
             return Err(Error::io("cannot truncate: no length was given", Errno::EINVAL)
                 .with_kind(blockdev::ErrorKind::InvalidInput)
                 .with_hint("-l says how long the file is to be")
                 .into());
         };
-        Ok(writer.truncate(file, length)?)
+        Ok(changing.truncate(path, length)?)
     })
 }

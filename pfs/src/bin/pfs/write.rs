@@ -9,9 +9,9 @@ use blockdev::{Cancel, Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pfs::volume::VolumePath;
-use pfs::volume::writer::{Position, Writer};
 use serde::Serialize;
 
+use crate::changing::Changing;
 use crate::original;
 use crate::session::{Failure, Session, not_internal};
 
@@ -47,17 +47,18 @@ struct Written {
 pub(crate) fn run(args: &Args, session: &Session<'_>) -> Result<(), Failure> {
     let cancel = Cancel::on_signals()?;
     let place = session.place(&args.path)?;
-    let writer = session.writer(&place.volume, &cancel)?;
-    let written = copy_in(&writer, &place.path, args, &cancel);
-    let closed = writer.close();
+    let changing = session.changing(&place, &cancel)?;
+    let written = copy_in(&changing, &place.path, args, &cancel);
+    let closed = changing.close();
     let written = written?;
     closed?;
     session.print(&written, |written| if session.compatible { coloured(written, &args.path) } else { text(written) })
 }
 
-fn copy_in(writer: &Writer, path: &VolumePath, args: &Args, cancel: &Cancel) -> Result<Written> {
-    let file = not_internal(writer.create(path, false)?, path)?;
-    let mut content = writer.content()?;
+fn copy_in(changing: &Changing, path: &VolumePath, args: &Args, cancel: &Cancel) -> Result<Written> {
+    changing.create(path)?;
+    not_internal(changing.stat(path)?.inode, path)?;
+    let mut content = changing.pour(path)?;
     let mut written = Written { offset: args.offset, bytes: 0 };
     let mut buffer = Vec::with_capacity(BUFFER);
     loop {
@@ -66,7 +67,7 @@ fn copy_in(writer: &Writer, path: &VolumePath, args: &Args, cancel: &Cancel) -> 
         if buffer.is_empty() {
             return Ok(written);
         }
-        content.write(file, Position::At(args.offset + written.bytes), &buffer)?;
+        content.write(args.offset + written.bytes, &buffer)?;
         written.bytes += buffer.len() as u64;
     }
 }
