@@ -3,13 +3,16 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use blockdev::buffer::Memory;
-use blockdev::engine::Lent;
+use blockdev::engine::{Choice, Lent};
 use common::clean;
 use common::script::pattern;
-use pfs::format::Stamp;
+use pfs::format::{Bda, Stamp};
 use pfs::volume::writer::{Handle, Options, Position, Writer};
-use pfs::volume::{Volume, VolumePath};
+use pfs::volume::{Device, Volume, VolumePath, Witness};
 
 fn path(text: &str) -> VolumePath {
     VolumePath::new(text)
@@ -105,6 +108,45 @@ fn appends_of_many_threads_are_all_there() {
         counts[usize::from(chunk[0])] += 1;
     }
     assert_eq!(counts, [50; 4]);
+}
+
+/// Counts flushes.
+#[derive(Debug, Default)]
+struct Flushes(AtomicUsize);
+
+impl Witness for Flushes {
+    fn write(&self, _: Bda, _: &[u8]) {}
+
+    fn flush(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_is_durable_shares_flushes() {
+    const WRITES: usize = 200;
+    let (image, _directory) = common::copy("fresh-10g");
+    let flushes = Arc::<Flushes>::default();
+    let device = Device::open_writable(&image, Choice::Auto).unwrap().witnessed(flushes.clone());
+    let writer = Writer::on(device, Options { durable: true, ..Options::default() }).unwrap();
+    let file = filled(&writer, "/f", WRITES * 4096);
+    let memory = Memory::new(4096).unwrap();
+    // SAFETY: nobody writes the memory, and everything on it is waited for.
+    let bytes = unsafe { Lent::new(memory.as_ptr(), 4096) };
+    let mut content = writer.content().unwrap();
+    let before = flushes.0.load(Ordering::Relaxed);
+    // More than can be in flight; none of them changes anything but data.
+    for number in 0..WRITES as u64 {
+        content.start_write(number, file, Position::At(number * 4096), bytes);
+    }
+    let mut finished = Vec::new();
+    content.complete(WRITES, None, &mut finished).unwrap();
+    assert!(finished.drain(..).all(|finished| finished.result.is_ok()));
+    let shared = flushes.0.load(Ordering::Relaxed) - before;
+    assert!((1..WRITES).contains(&shared), "{shared} flushes");
+    // Who is alone has its own.
+    content.write(file, Position::At(0), &[1; 4096]).unwrap();
+    assert_eq!(flushes.0.load(Ordering::Relaxed) - before, shared + 1);
 }
 
 #[test]

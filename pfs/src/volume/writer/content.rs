@@ -13,6 +13,7 @@ use crate::format::{Bda, LEADER_AT, LEADER_SIZE, LeaderBytes, SECTOR_SIZE};
 
 use super::super::device::{OpenFile, Witness};
 use super::super::reader::{CatchUp, Reader};
+use super::flushes::Flushes;
 use super::log::Ticket;
 use super::pieces::{BUFFER, Piece, fill, read_pieces, write_pieces};
 use super::plan::{Plan, Using};
@@ -46,6 +47,7 @@ pub struct Content<'a> {
     witness: Option<Arc<dyn Witness>>,
     side: Side<'a>,
     freshness: Freshness,
+    flushes: Flushes,
     /// By the order in which they came.
     requests: BTreeMap<u64, Request<'a>>,
     next: u64,
@@ -132,7 +134,8 @@ enum Stage {
     /// Somebody may be writing the same sectors.
     Holding,
     Moving,
-    Flushing,
+    /// A flush must be over that began after all was written.
+    Flushing(u64),
     /// The journal must have what was written.
     Counting(Ticket),
     Done,
@@ -189,6 +192,7 @@ impl<'a> Content<'a> {
             witness,
             side,
             freshness: Freshness::default(),
+            flushes: Flushes::default(),
             requests: BTreeMap::new(),
             next: 0,
             buffers: (0..BUFFERS).collect(),
@@ -412,7 +416,7 @@ impl<'a> Content<'a> {
         if self.advance_all() {
             return Ok(());
         }
-        let waits = |request: &Request<'_>| !matches!(request.stage, Stage::Moving | Stage::Flushing);
+        let waits = |request: &Request<'_>| !matches!(request.stage, Stage::Moving | Stage::Flushing(_));
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let engine = self.engine.as_mut().ok_or_else(broken)?;
         if engine.in_flight() > 0 {
@@ -458,7 +462,8 @@ impl<'a> Content<'a> {
             went_on |= self.advance(number);
         }
         self.numbers = numbers;
-        went_on
+        // After all of them: who has written everything by now shares it.
+        self.flush() || went_on
     }
 
     fn advance(&mut self, number: u64) -> bool {
@@ -526,18 +531,14 @@ impl<'a> Content<'a> {
                 match &request.what {
                     _ if request.failed.is_some() => Stage::Done,
                     What::Read(_) => Stage::Done,
-                    What::Write(..) if self.side.writer()?.durable => {
-                        self.flush(number, request)?;
-                        Stage::Flushing
-                    }
+                    What::Write(..) if self.side.writer()?.durable => Stage::Flushing(self.flushes.next()),
                     What::Write(..) => self.finish(request)?,
                 }
             }
             Stage::Moving => return self.submit(number, request),
-            Stage::Flushing if request.in_flight == 0 && request.failed.is_none() => self.finish(request)?,
-            Stage::Flushing if request.in_flight == 0 => Stage::Done,
+            Stage::Flushing(flush) if self.flushes.has(flush)? => self.finish(request)?,
             Stage::Counting(ticket) if self.side.has(ticket)? => Stage::Done,
-            Stage::Allocating(_) | Stage::Flushing | Stage::Counting(_) | Stage::Done => return Ok(false),
+            Stage::Allocating(_) | Stage::Flushing(_) | Stage::Counting(_) | Stage::Done => return Ok(false),
         };
         if matches!(request.stage, Stage::Done) {
             request.using = None;
@@ -551,11 +552,21 @@ impl<'a> Content<'a> {
         Ok(Stage::Counting(self.side.writer()?.finish_writing(request.file, plan, end)?))
     }
 
-    fn flush(&mut self, number: u64, request: &mut Request<'a>) -> Result<()> {
+    /// Begins a flush if somebody waits for one. Returns whether it did.
+    fn flush(&mut self) -> bool {
+        let Some(engine) = self.engine.as_mut().filter(|engine| engine.room() > 0) else { return false };
+        let Some(place) = self.flights.iter().position(Option::is_none).filter(|_| self.flushes.is_due()) else {
+            return false;
+        };
         if let Some(witness) = &self.witness {
             witness.flush();
         }
-        self.fly(number, request, Flight::Flush, Op::Fdatasync { file: 0 })
+        self.flushes.begin();
+        match engine.submit(place as u64, Op::Fdatasync { file: 0 }) {
+            Ok(()) => self.flights[place] = Some((u64::MAX, Flight::Flush)),
+            Err(error) => self.flushes.end(Err(error)),
+        }
+        true
     }
 
     /// Submits pieces as long as there is room. Returns false: what becomes of them is seen later.
@@ -636,11 +647,14 @@ impl<'a> Content<'a> {
         if let Flight::Look(buffer) = flight {
             return self.land_look(buffer, completion.result);
         }
+        if let Flight::Flush = flight {
+            return self.flushes.end(completion.result);
+        }
         let Some(mut request) = self.requests.remove(&number) else { return };
         request.in_flight -= 1;
         let mut outcome = completion.result;
         let buffer = match flight {
-            Flight::Direct | Flight::Flush => None,
+            Flight::Direct => None,
             Flight::Before(piece, buffer) if outcome.is_ok() && request.failed.is_none() => {
                 outcome = self.write_out(number, &mut request, piece, buffer);
                 outcome.is_err().then_some(buffer)
@@ -655,6 +669,7 @@ impl<'a> Content<'a> {
                 Some(buffer)
             }
             Flight::Before(_, buffer) | Flight::Write(buffer) | Flight::Look(buffer) => Some(buffer),
+            Flight::Flush => None,
         };
         self.buffers.extend(buffer);
         if let Err(error) = outcome {

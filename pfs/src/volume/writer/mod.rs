@@ -11,6 +11,7 @@ mod allocator;
 mod blocks;
 mod content;
 mod discard;
+mod flushes;
 mod log;
 mod names;
 mod operations;
