@@ -9,7 +9,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
 
-demo: ## Measure this machine's disk, and how long a replica on such a disk lags, and write a report
+demo: ## Measure this machine's disk, a pfsd on one, and how long a replica lags, and write a report
 	@.ci/deps build
 	@.ci/deps demo || echo 'What needs them is left out.' >&2
 	@.ci/demo

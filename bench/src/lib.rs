@@ -5,5 +5,6 @@
 pub mod disk;
 pub mod lag;
 pub mod load;
+pub mod pfsd;
 pub mod report;
 pub mod tune;

@@ -27,6 +27,12 @@ pub use scratch::Scratch;
 pub use target::{Caching, Target};
 pub use unwritten::measure as measure_unwritten;
 
+// What other experiments on a disk of their own have in common with this one.
+pub(crate) use outcome::Rounds as DiskRounds;
+pub(crate) use rival::{compare, summary};
+pub(crate) use scratch::{Directory, IMAGE, LOOP};
+pub(crate) use target::MEMORY_FILE_SYSTEMS;
+
 /// Is told how far an experiment has come.
 pub trait Progress {
     /// A cell begins: its number from 1, how many there are, its name, and how long this and all that follow will take.
@@ -114,7 +120,8 @@ pub fn measure(
         run.cells.extend(outcome.into_cells(spec, &targets[spec.target], fio.as_deref()));
     }
     profile::highlight(&mut run, specs);
-    run.findings.extend(fio.and_then(|fio| rival::summary(&run.cells, &fio)));
+    let summary = fio.and_then(|fio| rival::summary(&run.cells, &fio, &rival::RATIOS));
+    run.findings.extend(summary.map(|text| Finding::new(Severity::Note, "against-fio", text)));
     run.end(began.elapsed(), !cancel.is_cancelled());
     Ok(run)
 }
@@ -165,7 +172,7 @@ impl Outcome {
         }
         if let (Some(ours), Some(theirs)) = (&mut ours, &mut theirs) {
             theirs.name += ", fio";
-            rival::compare(ours, theirs);
+            rival::compare(ours, theirs, &rival::COMPARED);
         }
         let mut cells: Vec<Cell> = ours.into_iter().chain(theirs).collect();
         for cell in &mut cells {
@@ -176,7 +183,7 @@ impl Outcome {
 }
 
 /// An error and why it came about, in one line.
-fn with_cause(error: &Error) -> String {
+pub(crate) fn with_cause(error: &Error) -> String {
     let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     format!("{error}{cause}")
 }

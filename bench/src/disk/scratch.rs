@@ -18,10 +18,10 @@ use crate::report::{Finding, Severity};
 const PREFIX: &str = "onedisk-scratch-";
 
 /// The image file, as reports call it: its path is another each time.
-pub(super) const IMAGE: &str = "image file";
+pub(crate) const IMAGE: &str = "image file";
 
 /// The loop device on it.
-pub(super) const LOOP: &str = "loop device";
+pub(crate) const LOOP: &str = "loop device";
 
 /// A directory of our own with an image, and a loop device on it where that is possible.
 #[derive(Debug)]
@@ -39,12 +39,7 @@ impl Scratch {
     /// # Errors
     /// When there is not enough space, the image cannot be made, or `cancel` is set.
     pub fn make(parent: &Path, size: ByteSize, progress: &mut dyn Progress, cancel: &Cancel) -> Result<Self> {
-        let mut findings = Vec::new();
-        for leftover in sweep(parent) {
-            let text = format!("Removed {}, which a run that was killed had left.", leftover.display());
-            findings.push(Finding::new(Severity::Note, "leftover", text));
-        }
-        let directory = Directory::make(parent)?;
+        let (directory, mut findings) = Directory::make(parent)?;
         let image = directory.0.join("image");
         let allocation = image::create(&image, &CreateOptions::new(size), progress, cancel)?.allocation;
         for missing in allocation.missing.into_iter().chain(allocation.notices) {
@@ -122,17 +117,29 @@ fn fill(image: &Path, progress: &mut dyn Progress, cancel: &Cancel) -> Result<()
 
 /// A directory that goes with all that is in it.
 #[derive(Debug)]
-struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    fn make(parent: &Path) -> Result<Self> {
+    /// A new one below `parent`. What runs that were killed had left there goes, and findings say so.
+    pub(crate) fn make(parent: &Path) -> Result<(Self, Vec<Finding>)> {
+        let removed = |leftover: PathBuf| {
+            let text = format!("Removed {}, which a run that was killed had left.", leftover.display());
+            Finding::new(Severity::Note, "leftover", text)
+        };
+        let findings = sweep(parent).into_iter().map(removed).collect();
         let path = parent.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&path).map_err(|source| {
             Error::io(format!("cannot make the scratch directory {}", path.display()), source)
                 .with_hint("--scratch DIR takes another place")
         })?;
         // An absolute path stays right whatever becomes of the working directory.
-        fs::canonicalize(&path).map(Self).context(|| format!("cannot find {}", path.display()))
+        let path = fs::canonicalize(&path).context(|| format!("cannot find {}", path.display()))?;
+        Ok((Self(path), findings))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

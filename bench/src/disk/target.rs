@@ -17,7 +17,7 @@ use crate::load::Work;
 use crate::report;
 
 /// File systems that keep their files in memory.
-const MEMORY_FILE_SYSTEMS: [&str; 2] = ["tmpfs", "ramfs"];
+pub(crate) const MEMORY_FILE_SYSTEMS: [&str; 2] = ["tmpfs", "ramfs"];
 
 /// Major number of loop devices (Documentation/admin-guide/devices.txt).
 const LOOP_MAJOR: u64 = 7;

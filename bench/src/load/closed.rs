@@ -50,7 +50,7 @@ pub(super) fn run(
             #[allow(clippy::cast_possible_truncation, reason = "tags are given out above, below `depth`")]
             let tag = completion.tag as u32;
             let flight = &mut flights[tag as usize];
-            recorder.service(flight.kind, now - flight.started);
+            recorder.service(flight.kind as usize, now - flight.started);
             unsynced += u32::from(flight.kind == Kind::Write);
             let (kind, offset) = if work.fdatasync > 0 && unsynced >= work.fdatasync {
                 unsynced = 0;
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn the_queue_is_kept_full_and_the_warm_up_left_out() {
         let mut disk = Simulated::new(|now, _| now + ms(1));
-        let mut recorder = Recorder::new(WINDOW, false);
+        let mut recorder = Recorder::new(WINDOW, Kind::COUNT, false);
         let work = work(Pattern::RandRead, 8);
         let ended = run(&mut disk, &work, Ops::new(&work, 0), &mut recorder, &Cancel::new()).unwrap();
         assert_eq!(ended, Ended { at: ms(1100), waiting: 0 });
@@ -100,7 +100,7 @@ mod tests {
         let samples = recorder.finish(ended.at);
         assert_eq!(samples.len(), 10);
         for sample in samples {
-            let [reads, writes, syncs] = sample.service;
+            let [reads, writes, syncs] = <[_; Kind::COUNT]>::try_from(sample.service).unwrap();
             assert!(writes.is_empty() && syncs.is_empty());
             assert_eq!(reads.len(), 1);
             assert!(reads[0].0.abs_diff(ms(1)) <= 1000);
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn every_nth_write_is_followed_by_an_fdatasync() {
         let mut disk = Simulated::new(|now, kind| now + if kind == Kind::Sync { ms(4) } else { ms(1) });
-        let mut recorder = Recorder::new(WINDOW, false);
+        let mut recorder = Recorder::new(WINDOW, Kind::COUNT, false);
         let work = Work { fdatasync: 2, ..work(Pattern::Write, 1) };
         let ended = run(&mut disk, &work, Ops::new(&work, 0), &mut recorder, &Cancel::new()).unwrap();
         for (index, seen) in disk.seen.iter().enumerate() {
@@ -133,7 +133,7 @@ mod tests {
     fn it_is_over_when_every_block_was_touched() {
         for (depth, over) in [(1, ms(256)), (16, ms(16)), (1000, ms(1))] {
             let mut disk = Simulated::new(|now, _| now + ms(1));
-            let mut recorder = Recorder::new(Window { start: 0, ..WINDOW }, false);
+            let mut recorder = Recorder::new(Window { start: 0, ..WINDOW }, Kind::COUNT, false);
             let work = Work { once: true, ..work(Pattern::RandWrite, depth) };
             let ended = run(&mut disk, &work, Ops::new(&work, 0), &mut recorder, &Cancel::new()).unwrap();
             assert_eq!(ended, Ended { at: over, waiting: 0 });
@@ -153,7 +153,7 @@ mod tests {
         let work = work(Pattern::Read, 4);
         let mut disk = Simulated::new(|now, _| now + ms(1));
         disk.bad = Some(40960);
-        let mut recorder = Recorder::new(WINDOW, false);
+        let mut recorder = Recorder::new(WINDOW, Kind::COUNT, false);
         let outcome = run(&mut disk, &work, Ops::new(&work, 0), &mut recorder, &Cancel::new());
         assert_eq!(outcome.unwrap_err().to_string(), "a bad block");
 
@@ -164,7 +164,7 @@ mod tests {
             }
             now + ms(1)
         });
-        let mut recorder = Recorder::new(WINDOW, false);
+        let mut recorder = Recorder::new(WINDOW, Kind::COUNT, false);
         let ended = run(&mut disk, &work, Ops::new(&work, 0), &mut recorder, &stop).unwrap();
         assert_eq!(ended.at, ms(501));
         assert_eq!(recorder.finish(ended.at).len(), 5);

@@ -14,6 +14,7 @@ mod offsets;
 mod open;
 mod queue;
 mod recorder;
+mod rounds;
 mod run;
 #[cfg(test)]
 mod simulated;
@@ -30,6 +31,12 @@ use crate::report::Histogram;
 
 pub use cpu::Cpu;
 pub use run::run;
+
+// What a load on something else than a disk is made of, too.
+pub(crate) use offsets::{Kind, Ops, seed_of};
+pub(crate) use open::{Arrivals, SPIN_NS};
+pub(crate) use recorder::{Recorder, Sample, Window, gather, nanos};
+pub(crate) use rounds::{Lap, Rounds};
 
 /// The largest block.
 pub const BLOCK_MAX: ByteSize = ByteSize::mib(64);
@@ -255,7 +262,7 @@ impl Tally {
 }
 
 /// One piece of the measured window.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// Since the window's start.
     pub start: Duration,

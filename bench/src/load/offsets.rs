@@ -7,15 +7,20 @@ use super::{Pattern, Work};
 
 /// What an operation is to the one who asked for it, and to the histograms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Read,
     Write,
     Sync,
 }
 
+impl Kind {
+    /// How many there are.
+    pub(super) const COUNT: usize = 3;
+}
+
 /// The operations of one job, in order.
 #[derive(Debug, Clone)]
-pub(super) struct Ops {
+pub(crate) struct Ops {
     pattern: Pattern,
     read_percent: u8,
     block: u64,
@@ -32,7 +37,7 @@ pub(super) struct Ops {
 impl Ops {
     /// The stream of job `index`. Random jobs share the whole region; a sequential one has its own part of it, which it
     /// walks again and again, unless it is to touch each block once.
-    pub(super) fn new(work: &Work, index: u32) -> Self {
+    pub(crate) fn new(work: &Work, index: u32) -> Self {
         let part = if work.shares_region() { work.region } else { part_of(work, index) };
         let block = work.block.bytes();
         let blocks = part.len.bytes() / block;
@@ -57,13 +62,13 @@ impl Ops {
 
     /// Whether there is a next operation.
     #[inline]
-    pub(super) fn has_next(&self) -> bool {
+    pub(crate) fn has_next(&self) -> bool {
         self.left > 0
     }
 
     /// The next operation, which there must be, and its offset.
     #[inline]
-    pub(super) fn next(&mut self) -> (Kind, u64) {
+    pub(crate) fn next(&mut self) -> (Kind, u64) {
         let kind = match self.pattern {
             Pattern::Read | Pattern::RandRead => Kind::Read,
             Pattern::Write | Pattern::RandWrite => Kind::Write,
@@ -85,7 +90,7 @@ impl Ops {
 }
 
 /// A seed for each job, so that two jobs do not walk in step.
-pub(super) fn seed_of(seed: u64, index: u32) -> u64 {
+pub(crate) fn seed_of(seed: u64, index: u32) -> u64 {
     Rng::with_seed(seed).u64(..) ^ Rng::with_seed(u64::from(index)).u64(..)
 }
 

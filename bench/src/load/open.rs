@@ -12,14 +12,14 @@ use super::queue::{Queue, Wait};
 use super::recorder::Recorder;
 
 /// A sleep ends this much before the next arrival, and the rest is spun: a timer wakes a thread some microseconds late.
-const SPIN_NS: u64 = 20_000;
+pub(crate) const SPIN_NS: u64 = 20_000;
 
 /// The longest sleep, so that a request to stop is noticed.
 const SLEEP_NS_MAX: u64 = 100_000_000;
 
 /// The intended starts of a Poisson process: independent of each other and of all that happens.
 #[derive(Debug, Clone)]
-pub(super) struct Arrivals {
+pub(crate) struct Arrivals {
     mean_ns: f64,
     next_ns: f64,
     rng: Rng,
@@ -27,7 +27,7 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     /// Arrivals at `rate` a second, from 0.
-    pub(super) fn new(rate: f64, seed: u64) -> Self {
+    pub(crate) fn new(rate: f64, seed: u64) -> Self {
         let mut arrivals = Self { mean_ns: 1e9 / rate, next_ns: 0.0, rng: Rng::with_seed(seed) };
         arrivals.advance();
         arrivals
@@ -35,11 +35,11 @@ impl Arrivals {
 
     /// When the next one is due, in nanoseconds since the run began.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time since a start; it saturates")]
-    fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.next_ns as u64
     }
 
-    fn advance(&mut self) {
+    pub(crate) fn advance(&mut self) {
         // 1 - f64() lies in (0, 1], whose logarithm is finite.
         self.next_ns -= (1.0 - self.rng.f64()).ln() * self.mean_ns;
     }
@@ -87,8 +87,8 @@ pub(super) fn run(
             #[allow(clippy::cast_possible_truncation, reason = "tags are given out below, below `depth`")]
             let tag = completion.tag as u32;
             let Some(flight) = flights[tag as usize].take() else { unreachable!("only what is in flight completes") };
-            recorder.service(flight.kind, now - flight.started);
-            recorder.response(flight.kind, now - flight.intended);
+            recorder.service(flight.kind as usize, now - flight.started);
+            recorder.response(flight.kind as usize, now - flight.intended);
             unsynced += u32::from(flight.kind == Kind::Write);
             if work.fdatasync > 0 && unsynced >= work.fdatasync {
                 unsynced = 0;
@@ -121,11 +121,11 @@ pub(super) fn run(
     let at = now.min(recorder.end());
     recorder.tick(at.saturating_sub(1));
     for flight in flights.into_iter().flatten() {
-        recorder.response(flight.kind, at.saturating_sub(flight.intended));
+        recorder.response(flight.kind as usize, at.saturating_sub(flight.intended));
     }
     let mut waiting = 0;
     while arrivals.next() < at {
-        recorder.response(ops.next().0, at - arrivals.next());
+        recorder.response(ops.next().0 as usize, at - arrivals.next());
         arrivals.advance();
         waiting += 1;
     }
@@ -208,7 +208,7 @@ mod tests {
                 calls += 1;
                 now + services[(calls - 1) % services.len()]
             });
-            let mut recorder = Recorder::new(window(2), true);
+            let mut recorder = Recorder::new(window(2), Kind::COUNT, true);
             let work = work(Pattern::RandRead, 1);
             let arrivals = Arrivals::new(rate, seed);
             let ended = run(&mut disk, &work, Ops::new(&work, 0), arrivals, &mut recorder, &Cancel::new()).unwrap();
@@ -239,7 +239,7 @@ mod tests {
         // Instant, but for half a second in the middle.
         let stall = |now: u64, _| if (ms(500)..ms(1000)).contains(&now) { ms(1000) } else { now + 1000 };
         let mut disk = Simulated::new(stall);
-        let mut recorder = Recorder::new(window(2), true);
+        let mut recorder = Recorder::new(window(2), Kind::COUNT, true);
         let work = work(Pattern::RandRead, 4);
         let ended =
             run(&mut disk, &work, Ops::new(&work, 0), Arrivals::new(1000.0, 7), &mut recorder, &Cancel::new()).unwrap();
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn operations_start_when_they_are_due_and_not_before() {
         let mut disk = Simulated::new(|now, _| now + 50_000);
-        let mut recorder = Recorder::new(window(1), true);
+        let mut recorder = Recorder::new(window(1), Kind::COUNT, true);
         let work = work(Pattern::RandRead, 64);
         run(&mut disk, &work, Ops::new(&work, 0), Arrivals::new(500.0, 3), &mut recorder, &Cancel::new()).unwrap();
         let due = due(500.0, 3, ms(1000));
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_disk_that_cannot_keep_up_is_found_out() {
         let mut disk = Simulated::new(|now, _| now + ms(10));
-        let mut recorder = Recorder::new(window(1), true);
+        let mut recorder = Recorder::new(window(1), Kind::COUNT, true);
         let work = work(Pattern::RandRead, 2);
         let ended =
             run(&mut disk, &work, Ops::new(&work, 0), Arrivals::new(1000.0, 5), &mut recorder, &Cancel::new()).unwrap();
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn every_nth_write_is_followed_by_an_fdatasync() {
         let mut disk = Simulated::new(|now, kind| now + if kind == Kind::Sync { ms(2) } else { 10_000 });
-        let mut recorder = Recorder::new(window(1), true);
+        let mut recorder = Recorder::new(window(1), Kind::COUNT, true);
         let work = Work { fdatasync: 3, ..work(Pattern::RandWrite, 1) };
         let ended =
             run(&mut disk, &work, Ops::new(&work, 0), Arrivals::new(100.0, 5), &mut recorder, &Cancel::new()).unwrap();
@@ -300,7 +300,7 @@ mod tests {
         let work = work(Pattern::Read, 4);
         let mut disk = Simulated::new(|now, _| now + 1000);
         disk.bad = Some(40960);
-        let mut recorder = Recorder::new(window(1), true);
+        let mut recorder = Recorder::new(window(1), Kind::COUNT, true);
         let outcome = run(&mut disk, &work, Ops::new(&work, 0), Arrivals::new(500.0, 3), &mut recorder, &Cancel::new());
         assert_eq!(outcome.unwrap_err().to_string(), "a bad block");
 
@@ -311,7 +311,7 @@ mod tests {
             }
             now + 1000
         });
-        let mut recorder = Recorder::new(window(1), true);
+        let mut recorder = Recorder::new(window(1), Kind::COUNT, true);
         let ended = run(&mut disk, &work, Ops::new(&work, 0), Arrivals::new(500.0, 3), &mut recorder, &stop).unwrap();
         assert!((ms(300)..ms(350)).contains(&ended.at), "{ended:?}");
         assert!(!reads(&recorder.finish(ended.at)).0.is_empty());

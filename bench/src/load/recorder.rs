@@ -1,27 +1,27 @@
 //! What happened, kept cheaply while it happens: one histogram per kind of operation and interval.
 //!
 //! The hot path is one increment in a histogram. When an interval ends, its histogram is folded into a short list of
-//! counted values and cleared; totals and percentiles over several jobs are made of these lists afterwards.
+//! counted values and cleared; totals and percentiles over several jobs are made of these lists afterwards. Which kinds
+//! there are, the load knows; here they are numbers from 0.
 
 use std::time::Duration;
 
-use super::offsets::Kind;
-use crate::report::Histogram;
+use serde::{Deserialize, Serialize};
 
-/// How many kinds of operation there are.
-const KINDS: usize = 3;
+use super::{Interval, Tally};
+use crate::report::Histogram;
 
 /// The measured window of a run, in nanoseconds since its start, and how it is cut into intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Window {
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) interval: u64,
+pub(crate) struct Window {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) interval: u64,
 }
 
 impl Window {
     /// A window of `runtime` after `warmup`, in at most [`INTERVALS_MAX`](Self::INTERVALS_MAX) intervals of at least 100 ms.
-    pub(super) fn new(warmup: Duration, runtime: Duration) -> Self {
+    pub(crate) fn new(warmup: Duration, runtime: Duration) -> Self {
         let start = nanos(warmup);
         let interval = (nanos(runtime) / Self::INTERVALS_MAX).max(100_000_000);
         Self { start, end: start + nanos(runtime), interval }
@@ -31,27 +31,28 @@ impl Window {
 }
 
 /// A duration in nanoseconds; 584 years are enough.
-pub(super) fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A histogram folded to the values that occur, each with its count.
-pub(super) type Counted = Vec<(u64, u64)>;
+pub(crate) type Counted = Vec<(u64, u64)>;
 
 /// What one job did in one interval, by kind.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Sample {
-    pub(super) service: [Counted; KINDS],
-    pub(super) response: [Counted; KINDS],
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    pub(crate) service: Vec<Counted>,
+    /// Empty in a closed loop.
+    pub(crate) response: Vec<Counted>,
 }
 
 /// Records one job.
 #[derive(Debug)]
-pub(super) struct Recorder {
+pub(crate) struct Recorder {
     window: Window,
-    service: [Histogram; KINDS],
+    service: Vec<Histogram>,
     /// Empty in a closed loop, where nobody waits for an arrival.
-    response: Option<[Histogram; KINDS]>,
+    response: Vec<Histogram>,
     inside: bool,
     /// When the next interval begins or the window ends.
     boundary: u64,
@@ -59,12 +60,14 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder of what falls into `window`; with `responses`, also of the time since each intended start.
-    pub(super) fn new(window: Window, responses: bool) -> Self {
+    /// A recorder of so many kinds of what falls into `window`; with `responses`, also of the time since each intended
+    /// start.
+    pub(crate) fn new(window: Window, kinds: usize, responses: bool) -> Self {
+        let histograms = |count| (0..count).map(|_| Histogram::new()).collect();
         Self {
             window,
-            service: <[Histogram; KINDS]>::default(),
-            response: responses.then(<[Histogram; KINDS]>::default),
+            service: histograms(kinds),
+            response: histograms(if responses { kinds } else { 0 }),
             inside: false,
             boundary: window.start,
             samples: Vec::new(),
@@ -72,13 +75,13 @@ impl Recorder {
     }
 
     /// When the window ends.
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.window.end
     }
 
     /// Says what time it is; to be called before what completed by then is recorded. False once the window is over.
     #[inline]
-    pub(super) fn tick(&mut self, now: u64) -> bool {
+    pub(crate) fn tick(&mut self, now: u64) -> bool {
         if now >= self.boundary {
             self.turn(now);
         }
@@ -106,32 +109,31 @@ impl Recorder {
             }
             counted
         };
-        self.samples.push(Sample {
-            service: self.service.each_mut().map(fold),
-            response: self.response.as_mut().map(|kinds| kinds.each_mut().map(fold)).unwrap_or_default(),
-        });
+        let service = self.service.iter_mut().map(fold).collect();
+        let response = self.response.iter_mut().map(fold).collect();
+        self.samples.push(Sample { service, response });
     }
 
     /// An operation of `kind` completed, so many nanoseconds after it was submitted.
     #[inline]
-    pub(super) fn service(&mut self, kind: Kind, nanos: u64) {
+    pub(crate) fn service(&mut self, kind: usize, nanos: u64) {
         if self.inside {
-            self.service[kind as usize].record(nanos);
+            self.service[kind].record(nanos);
         }
     }
 
     /// An operation of `kind` completed, so many nanoseconds after it was meant to start.
     #[inline]
-    pub(super) fn response(&mut self, kind: Kind, nanos: u64) {
-        if let Some(response) = &mut self.response
-            && self.inside
+    pub(crate) fn response(&mut self, kind: usize, nanos: u64) {
+        if self.inside
+            && let Some(response) = self.response.get_mut(kind)
         {
-            response[kind as usize].record(nanos);
+            response.record(nanos);
         }
     }
 
     /// The intervals of the window up to `now`. The last one may be cut short.
-    pub(super) fn finish(mut self, now: u64) -> Vec<Sample> {
+    pub(crate) fn finish(mut self, now: u64) -> Vec<Sample> {
         self.tick(now);
         if self.inside {
             self.fold();
@@ -140,52 +142,100 @@ impl Recorder {
     }
 }
 
+/// Puts together what several jobs recorded in a window that lasted for `length`: a tally of each of `kinds`, and the
+/// intervals of those that `counts` as operations.
+pub(crate) fn gather(
+    window: Window,
+    length: u64,
+    kinds: usize,
+    jobs: &[Vec<Sample>],
+    counts: impl Fn(usize) -> bool,
+) -> (Vec<Tally>, Vec<Interval>) {
+    let mut tallies: Vec<Tally> = (0..kinds).map(|_| Tally::new()).collect();
+    let mut intervals = Vec::new();
+    let count = jobs.iter().map(Vec::len).max().unwrap_or(0);
+    for (index, start) in (0..count).zip((0..length).step_by(usize::try_from(window.interval).unwrap_or(usize::MAX))) {
+        let mut ios = 0;
+        let mut latency = Histogram::new();
+        for sample in jobs.iter().filter_map(|samples| samples.get(index)) {
+            for (kind, tally) in tallies.iter_mut().enumerate() {
+                let none = Counted::new();
+                let service = sample.service.get(kind).unwrap_or(&none);
+                let response = sample.response.get(kind).unwrap_or(&none);
+                merge(&mut tally.service, service);
+                merge(&mut tally.response, response);
+                if counts(kind) {
+                    ios += service.iter().map(|(_, count)| count).sum::<u64>();
+                    merge(&mut latency, if response.is_empty() { service } else { response });
+                }
+            }
+        }
+        intervals.push(Interval {
+            start: Duration::from_nanos(start),
+            length: Duration::from_nanos(window.interval.min(length - start)),
+            ios,
+            p99: (!latency.is_empty()).then(|| Duration::from_nanos(latency.percentile(99.0))),
+        });
+    }
+    (tallies, intervals)
+}
+
+fn merge(histogram: &mut Histogram, counted: &Counted) {
+    for (value, count) in counted {
+        histogram.record_n(*value, *count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const READ: usize = 0;
+    const WRITE: usize = 1;
+    const KINDS: usize = 2;
+
     const WINDOW: Window = Window { start: 1000, end: 1250, interval: 100 };
 
-    fn counts(samples: &[Sample], kind: Kind) -> Vec<u64> {
-        samples.iter().map(|sample| sample.service[kind as usize].iter().map(|(_, count)| count).sum()).collect()
+    fn counts(samples: &[Sample], kind: usize) -> Vec<u64> {
+        samples.iter().map(|sample| sample.service[kind].iter().map(|(_, count)| count).sum()).collect()
     }
 
     #[test]
     fn warm_up_is_left_out_and_the_last_interval_may_be_short() {
-        let mut recorder = Recorder::new(WINDOW, false);
+        let mut recorder = Recorder::new(WINDOW, KINDS, false);
         for now in (900..1400).step_by(10) {
             let going = recorder.tick(now);
             assert_eq!(going, now < 1250);
-            recorder.service(Kind::Read, 7);
+            recorder.service(READ, 7);
         }
         let samples = recorder.finish(1400);
-        assert_eq!(counts(&samples, Kind::Read), [10, 10, 5]);
-        assert_eq!(counts(&samples, Kind::Write), [0, 0, 0]);
+        assert_eq!(counts(&samples, READ), [10, 10, 5]);
+        assert_eq!(counts(&samples, WRITE), [0, 0, 0]);
     }
 
     #[test]
     fn a_stall_shows_as_intervals_without_operations() {
-        let mut recorder = Recorder::new(WINDOW, false);
+        let mut recorder = Recorder::new(WINDOW, KINDS, false);
         recorder.tick(1000);
-        recorder.service(Kind::Write, 7);
+        recorder.service(WRITE, 7);
         recorder.tick(1210);
-        recorder.service(Kind::Write, 210);
+        recorder.service(WRITE, 210);
         let samples = recorder.finish(1250);
-        assert_eq!(counts(&samples, Kind::Write), [1, 0, 1]);
-        assert_eq!(samples[2].service[Kind::Write as usize], [(210, 1)]);
+        assert_eq!(counts(&samples, WRITE), [1, 0, 1]);
+        assert_eq!(samples[2].service[WRITE], [(210, 1)]);
     }
 
     #[test]
     fn what_is_cut_short_keeps_what_was_measured() {
-        let mut recorder = Recorder::new(WINDOW, true);
+        let mut recorder = Recorder::new(WINDOW, KINDS, true);
         assert!(recorder.tick(1010));
-        recorder.service(Kind::Read, 5);
-        recorder.response(Kind::Read, 9);
+        recorder.service(READ, 5);
+        recorder.response(READ, 9);
         let samples = recorder.finish(1020);
         assert_eq!(samples.len(), 1);
-        assert_eq!(samples[0].response[Kind::Read as usize], [(9, 1)]);
+        assert_eq!(samples[0].response[READ], [(9, 1)]);
 
-        let mut before = Recorder::new(WINDOW, false);
+        let mut before = Recorder::new(WINDOW, KINDS, false);
         before.tick(10);
         assert!(before.finish(20).is_empty());
     }

@@ -13,9 +13,8 @@ use fastrand::Rng;
 use super::offsets::{Kind, Ops, seed_of};
 use super::open::{Arrivals, Ended};
 use super::queue::EngineQueue;
-use super::recorder::{Counted, Recorder, Sample, Window, nanos};
-use super::{Cpu, Interval, Measured, Tally, Work, closed, open};
-use crate::report::Histogram;
+use super::recorder::{Recorder, Sample, Window, gather, nanos};
+use super::{Cpu, Measured, Tally, Work, closed, open};
 
 /// How often the watching thread looks whether somebody asked to stop.
 const WATCH: Duration = Duration::from_millis(50);
@@ -104,7 +103,7 @@ fn job(
     }
     let (kind, notices) = (engine.kind(), engine.notices().to_vec());
     let ops = Ops::new(work, index);
-    let mut recorder = Recorder::new(window, work.rate.is_some());
+    let mut recorder = Recorder::new(window, Kind::COUNT, work.rate.is_some());
     // Nobody listens any more when another job could not be started.
     let _ = ready.send(());
     drop(ready);
@@ -162,36 +161,13 @@ fn measured(window: Window, returned: Vec<Returned>, cpu: Cpu, cancelled: bool) 
     let ended = returned.iter().map(|job| job.ended.at).max().unwrap_or(0);
     let length = ended.min(window.end).saturating_sub(window.start);
     let waiting = returned.iter().map(|job| job.ended.waiting).sum();
-    let mut kinds = [Tally::new(), Tally::new(), Tally::new()];
-    let mut intervals = Vec::new();
-    let count = returned.iter().map(|job| job.samples.len()).max().unwrap_or(0);
-    for (index, start) in (0..count).zip((0..length).step_by(usize::try_from(window.interval).unwrap_or(usize::MAX))) {
-        let mut ios = 0;
-        let mut latency = Histogram::new();
-        for sample in returned.iter().filter_map(|job| job.samples.get(index)) {
-            for (kind, tally) in kinds.iter_mut().enumerate() {
-                let (service, response) = (&sample.service[kind], &sample.response[kind]);
-                merge(&mut tally.service, service);
-                merge(&mut tally.response, response);
-                if kind != Kind::Sync as usize {
-                    ios += service.iter().map(|(_, count)| count).sum::<u64>();
-                    merge(&mut latency, if response.is_empty() { service } else { response });
-                }
-            }
-        }
-        intervals.push(Interval {
-            start: Duration::from_nanos(start),
-            length: Duration::from_nanos(window.interval.min(length - start)),
-            ios,
-            p99: (!latency.is_empty()).then(|| Duration::from_nanos(latency.percentile(99.0))),
-        });
-    }
-    let [reads, writes, syncs] = kinds;
-    let (engine, notices) = returned
-        .into_iter()
-        .next()
-        .map(|job| (job.engine, job.notices))
-        .expect("Work::check refuses a work without jobs");
+    let engines = returned.first().map(|job| (job.engine, job.notices.clone()));
+    let (engine, notices) = engines.expect("Work::check refuses a work without jobs");
+    let samples: Vec<_> = returned.into_iter().map(|job| job.samples).collect();
+    let is_io = |kind| kind != Kind::Sync as usize;
+    let (tallies, intervals) = gather(window, length, Kind::COUNT, &samples, is_io);
+    let [reads, writes, syncs] =
+        <[Tally; Kind::COUNT]>::try_from(tallies).unwrap_or_else(|_| unreachable!("one for each kind"));
     Measured {
         window: Duration::from_nanos(length),
         interrupted: cancelled && ended < window.end,
@@ -203,11 +179,5 @@ fn measured(window: Window, returned: Vec<Returned>, cpu: Cpu, cancelled: bool) 
         waiting,
         engine,
         notices,
-    }
-}
-
-fn merge(histogram: &mut Histogram, counted: &Counted) {
-    for (value, count) in counted {
-        histogram.record_n(*value, *count);
     }
 }

@@ -20,7 +20,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 pub struct Run {
     /// Which schema this document follows.
     pub schema: Schema,
-    /// Which experiment this was: `disk`, `tune`, `lag`.
+    /// Which experiment this was: `disk`, `tune`, `lag`, `pfsd`.
     pub experiment: String,
     /// What was measured, in words for a title: `/dev/loop7`.
     pub subject: String,

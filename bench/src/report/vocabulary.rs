@@ -1,6 +1,6 @@
 //! The names that experiments share: parameters as fio calls them, and what is measured.
 
-use super::{Better, Measure, Parameter, Unit};
+use super::{Better, Measure, Parameter, Unit, Value};
 
 /// What is done: `read`, `write`, `randread`, `randwrite`, `randrw`.
 pub const RW: Parameter = Parameter::new("rw", "pattern", Unit::Count);
@@ -32,6 +32,14 @@ pub const HEARTBEAT: Parameter = Parameter::new("heartbeat", "heartbeat", Unit::
 pub const DELAY: Parameter = Parameter::new("delay", "delay", Unit::Nanoseconds);
 /// Whether anybody looked at the replicas.
 pub const LOOKED_AT: Parameter = Parameter::new("looked_at", "looked at", Unit::Count);
+/// Which pfsd served.
+pub const PFSD: Parameter = Parameter::new("pfsd", "pfsd", Unit::Count);
+/// What the disk that was served was on: a file system.
+pub const MEDIUM: Parameter = Parameter::new("medium", "medium", Unit::Count);
+/// How many workers it had.
+pub const WORKERS: Parameter = Parameter::new("workers", "workers", Unit::Count);
+/// How many clients it had, each of which does one thing at a time.
+pub const CLIENTS: Parameter = Parameter::new("clients", "clients", Unit::Count);
 
 /// Operations done per second.
 pub const IOPS: Measure = Measure::new("iops", "IOPS", Unit::PerSecond, Better::Higher);
@@ -89,3 +97,28 @@ pub const CPU_PER_OP: Measure = Measure::new("cpu_per_op", "CPU per I/O", Unit::
 pub const IOPS_RATIO: Measure = Measure::new("iops_ratio", "IOPS ratio", Unit::Ratio, Better::Higher);
 /// CPU per I/O over that of a rival program under the same load.
 pub const CPU_RATIO: Measure = Measure::new("cpu_ratio", "CPU ratio", Unit::Ratio, Better::Lower);
+/// The median latency over that of a rival program under the same load.
+pub const P50_RATIO: Measure = Measure::new("p50_ratio", "p50 ratio", Unit::Ratio, Better::Lower);
+/// The 99th percentile over that of a rival program under the same load.
+pub const P99_RATIO: Measure = Measure::new("p99_ratio", "p99 ratio", Unit::Ratio, Better::Lower);
+/// IOPS over those of the disk below, with as many operations in flight.
+pub const OF_DISK: Measure = Measure::new("of_disk", "of the disk", Unit::Ratio, Better::Higher);
+/// Files made per second.
+pub const CREATES: Measure = Measure::new("creates", "creates", Unit::PerSecond, Better::Higher);
+/// Processor time, user and system, that one operation takes of a pfsd.
+pub const PFSD_CPU: Measure = Measure::new("pfsd_cpu_per_op", "pfsd CPU per op", Unit::Nanoseconds, Better::Lower);
+/// What of a core a program takes while it has nothing to do.
+pub const IDLE_CPU: Measure = Measure::new("idle_cpu", "of a core, idle", Unit::Ratio, Better::Lower);
+/// The same over that of a rival program.
+pub const IDLE_RATIO: Measure = Measure::new("idle_ratio", "idle ratio", Unit::Ratio, Better::Lower);
+/// Memory of a program, beyond what it shares on purpose.
+pub const MEMORY: Measure = Measure::new("memory", "memory of its own", Unit::Bytes, Better::Lower);
+/// The same over that of a rival program.
+pub const MEMORY_RATIO: Measure = Measure::new("memory_ratio", "memory ratio", Unit::Ratio, Better::Lower);
+
+/// The value of [`RATE`] for so many a second.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in 0..=RATE_MAX")]
+pub fn rate(rate: f64) -> Value {
+    Value::Number(rate.round() as u64)
+}

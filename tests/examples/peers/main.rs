@@ -1,4 +1,4 @@
-//! `make peers`: our programs against dd and fio on this machine, in turns, into one file.
+//! `make peers`: our programs against dd, fio and the original's pfsd on this machine, in turns, into one file.
 //!
 //! What is written is a run as `bench disk` writes it, so `bench report peers.json` draws it and `bench compare` tells
 //! two of them apart.
@@ -7,6 +7,7 @@ mod child;
 mod contest;
 mod durable;
 mod fio;
+mod pfsd;
 mod polarfs;
 mod programs;
 mod random;
@@ -23,7 +24,7 @@ use clap::Parser;
 
 use programs::Programs;
 
-/// Compare vdisk and bench with dd and fio, and write what came out to a file.
+/// Compare vdisk and bench with dd and fio, and pfsd with the original's, and write what came out to a file.
 #[derive(Debug, Parser)]
 #[command(name = "peers")]
 struct Cli {
@@ -54,6 +55,8 @@ enum Part {
     Disk,
     /// Volumes: pfs with the original and with the disk.
     Volume,
+    /// The daemon: pfsd with the original's.
+    Pfsd,
 }
 
 fn main() -> ExitCode {
@@ -94,6 +97,9 @@ fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Re
     let is_asked_for = |part| cli.only.is_empty() || cli.only.contains(&part);
     if is_asked_for(Part::Volume) {
         polarfs(cli, programs, scratch.path(), run, cancel)?;
+    }
+    if is_asked_for(Part::Pfsd) {
+        compare_pfsd(cli, programs, parent, run, cancel)?;
     }
     if is_asked_for(Part::Disk) {
         disk(cli, programs, scratch.path(), run, cancel)?;
@@ -152,6 +158,20 @@ fn polarfs(cli: &Cli, programs: &Programs, scratch: &Path, run: &mut Run, cancel
     }
     let job = polarfs::Job { programs, original: original.as_deref(), scratch, rounds: cli.rounds };
     take(run, job.run(cancel)?);
+    Ok(())
+}
+
+/// Our pfsd and the original's, where it is here.
+fn compare_pfsd(cli: &Cli, programs: &Programs, dir: &Path, run: &mut Run, cancel: &Cancel) -> Result<()> {
+    if !pfsd::has_original() {
+        let text = "the original's pfsdaemon is not installed in /usr/local/polarstore, or this is not root: NOT compared with it";
+        run.findings.push(missing("no-pfsdaemon", text.to_owned()));
+    }
+    ui::notice("pfsd, and the original's: they take turns at 10 loads, on the disk and in memory");
+    let job = pfsd::Job { programs, dir, rounds: cli.rounds, runtime: &cli.runtime };
+    let table = job.table(cancel)?;
+    run.findings.extend(pfsd::judge(&table.cells));
+    take_run(run, table);
     Ok(())
 }
 

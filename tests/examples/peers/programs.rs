@@ -20,7 +20,8 @@ impl Programs {
         // target/<profile>/examples/peers: the programs are one level up.
         let directory = this.parent().and_then(Path::parent).unwrap_or(Path::new("."));
         let programs = Self { directory: directory.to_owned() };
-        for program in [programs.vdisk(), programs.bench(), programs.pfs()] {
+        let pfsd = Command::new(programs.directory.join("pfsd"));
+        for program in [programs.vdisk(), programs.bench(), programs.pfs(), pfsd] {
             let path = Path::new(program.get_program());
             if !path.exists() {
                 return Err(Error::invalid(format!("{} does not exist", path.display()))

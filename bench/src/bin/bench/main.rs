@@ -5,6 +5,7 @@ mod completions;
 mod disk;
 mod keep;
 mod lag;
+mod pfsd;
 mod report;
 mod shown;
 mod time;
@@ -37,6 +38,9 @@ enum Command {
     Completions(completions::Args),
     Disk(Box<disk::Args>),
     Lag(Box<lag::Args>),
+    Pfsd(Box<pfsd::Args>),
+    #[command(name = bench::pfsd::AGENT, hide = true)]
+    PfsdAgent(pfsd::AgentArgs),
     Report(report::Args),
     Tune(tune::Args),
 }
@@ -51,6 +55,8 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Completions(args) => completions::run(args),
         Command::Disk(args) => disk::run(args, cli.output),
         Command::Lag(args) => lag::run(args, cli.output),
+        Command::Pfsd(args) => pfsd::run(args, cli.output),
+        Command::PfsdAgent(args) => pfsd::run_agent(args),
         Command::Report(args) => report::run(args, cli.output),
         Command::Tune(args) => tune::run(args, cli.output),
     }

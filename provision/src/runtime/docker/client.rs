@@ -88,6 +88,11 @@ impl Client {
         })
     }
 
+    /// Waits for `future`.
+    pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.tokio.block_on(future)
+    }
+
     pub(super) fn docker(&self) -> bollard::Docker {
         self.docker.clone()
     }

@@ -10,6 +10,7 @@ mod endpoint;
 mod exec;
 mod files;
 mod findings;
+mod guest;
 mod transport;
 
 use std::cell::RefCell;
@@ -38,6 +39,7 @@ use client::Client;
 use exec::{Exec, Stream};
 
 pub use endpoint::{Endpoint, Transport};
+pub use guest::{Guest, Heard};
 
 /// Where a node's files are in its container.
 const HOME: &str = "/var/lib/onedisk";
