@@ -137,6 +137,10 @@ impl Client {
 
     /// Whether the server has ended the connection, and nothing more comes.
     pub fn is_cut_off(&mut self) -> bool {
-        matches!(self.stream.read(&mut [0; 64]), Ok(0)) || self.stream.take_error().unwrap().is_some()
+        match self.stream.read(&mut [0; 64]) {
+            Ok(count) => count == 0,
+            // What it had not read yet when it closed the connection.
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
     }
 }
