@@ -22,7 +22,7 @@ pub(crate) struct Args {
     #[arg(value_name = "IMAGE")]
     path: PathBuf,
 
-    /// Export it over NBD at unix:PATH or tcp:HOST[:PORT], to each host under its name. May be given several times.
+    /// Export it over NBD at unix:PATH or tcp:HOST:PORT, to each host under its name. May be given several times.
     #[arg(long, value_name = "ADDRESS", required = true)]
     nbd: Vec<Address>,
 
