@@ -146,7 +146,7 @@ fn bad_input_is_refused_before_anything_is_touched() {
         (&["disk", "--runtime", "soon"], 2, "\"soon\" is no time"),
         (&["disk", "--runtime", "0"], 2, "a runtime of 0ns is below 10ms"),
         (&["disk", "--rounds", "0"], 2, "0 is not in 1..=1000"),
-        (&["disk", "--engine", "aio"], 2, "\"aio\" is no engine"),
+        (&["disk", "--engine", "libaio"], 2, "\"libaio\" is no engine"),
         (&["disk", "--verify", "--bs", "4k,8k"], 2, "--verify takes one value of --bs, not 2"),
         (&["disk", "--rate", "10", "--against", "fio"], 2, "fio cannot measure response times"),
         (&["--scratch", "nowhere"], 1, "cannot make the scratch directory nowhere/onedisk-scratch-"),
