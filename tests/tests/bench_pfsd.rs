@@ -95,7 +95,7 @@ fn ids(run: &Run) -> Vec<&str> {
     run.findings.iter().map(|finding| finding.id.as_str()).collect()
 }
 
-const SHORT: [&str; 4] = ["--runtime=200ms", "--warmup=50ms", "--idle=200ms", "--size=64M"];
+const SHORT: [&str; 4] = ["--runtime=600ms", "--warmup=50ms", "--idle=200ms", "--size=64M"];
 
 #[test]
 fn without_a_pfsd_of_yours_it_measures_ours_and_says_how_many_workers_to_use() {
@@ -237,7 +237,7 @@ fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
 }
 
-const LONG: [&str; 6] = ["--workers=1", "--clients=4", "--rounds=100", "--runtime=200ms", "--idle=0", "--size=64M"];
+const LONG: [&str; 6] = ["--workers=1", "--clients=4", "--rounds=100", "--runtime=600ms", "--idle=0", "--size=64M"];
 
 #[test]
 fn ctrl_c_keeps_what_was_measured_and_removes_the_rest() {

@@ -111,13 +111,21 @@ impl Crew {
         }
     }
 
-    /// Parks until called, or until the mount is not of this generation any more: whoever is parked may have it open. The last
-    /// one does not park. Returns whether it did.
-    fn park(&self, mounts: &Mounts, generation: u64) -> bool {
+    /// Takes a worker out of those that look for requests, unless it is the last. Returns whether it is out: it then ends what
+    /// it has under way, and [rests](Self::rest).
+    fn leave(&self) -> bool {
         let leave = |active: usize| active.checked_sub(1).filter(|left| *left > 0);
-        if self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, leave).is_err() {
-            return false;
-        }
+        self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, leave).is_ok()
+    }
+
+    /// Takes one that is out back in.
+    fn join(&self) {
+        self.active.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Parks until called, or until the mount is not of this generation any more: whoever is parked may have it open. For one
+    /// that is out; it is in again afterwards.
+    fn rest(&self, mounts: &Mounts, generation: u64) {
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         parked.waiting += 1;
         while parked.calls == 0 && !self.is_stopped() && mounts.generation() == generation {
@@ -125,8 +133,8 @@ impl Crew {
         }
         parked.waiting -= 1;
         parked.calls = parked.calls.saturating_sub(1);
-        self.active.fetch_add(1, Ordering::AcqRel);
-        true
+        drop(parked);
+        self.join();
     }
 }
 
@@ -169,11 +177,12 @@ impl Worker<'_> {
         let mut session: Option<Session<'_>> = None;
         let mut idle = Idle::new(self.crew);
         let mut load = Load::new();
+        let mut is_out = false;
         loop {
             let leaving = self.mounts.generation() != generation || self.crew.is_stopped();
             let mut found = false;
             let under_way = session.as_ref().map_or(0, Session::len);
-            if !leaving && !load.is_ample() && under_way < TASKS_MAX {
+            if !leaving && !is_out && under_way < TASKS_MAX {
                 let mut room = TASKS_MAX - under_way;
                 found = slots.scan(first, |found| {
                     self.take(mount, &mut session, found);
@@ -186,6 +195,9 @@ impl Worker<'_> {
             let under_way = session.as_ref().map_or(0, Session::len);
             self.around.counters.set_depth(under_way);
             if leaving && under_way == 0 {
+                if is_out {
+                    self.crew.join();
+                }
                 return;
             }
             let before = Instant::now();
@@ -205,17 +217,18 @@ impl Worker<'_> {
                         idle.begin();
                     }
                 }
-                _ if load.is_ample() => {
-                    // Unless it is the last.
-                    self.crew.park(self.mounts, generation);
-                    load = Load::new();
+                _ if is_out => {
+                    self.crew.rest(self.mounts, generation);
+                    (is_out, load) = (false, Load::new());
                     continue;
                 }
                 _ if found => idle.begin(),
                 _ => idle.pass(),
             }
-            if load.judge(before, !found) == Verdict::Short {
-                self.crew.call();
+            match load.judge(before, !found) {
+                Verdict::Short => self.crew.call(),
+                Verdict::Ample if !is_out => is_out = self.crew.leave(),
+                Verdict::Ample | Verdict::Fair => {}
             }
         }
     }
@@ -259,7 +272,7 @@ impl Worker<'_> {
             match found {
                 true => idle.begin(),
                 // One is enough to say no.
-                false if self.crew.park(self.mounts, generation) => {}
+                false if self.crew.leave() => self.crew.rest(self.mounts, generation),
                 false => idle.pass(),
             }
         }
@@ -271,7 +284,6 @@ impl Worker<'_> {
 struct Load {
     since: Instant,
     waited: Duration,
-    verdict: Verdict,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,11 +295,7 @@ enum Verdict {
 
 impl Load {
     fn new() -> Self {
-        Self { since: Instant::now(), waited: Duration::ZERO, verdict: Verdict::Fair }
-    }
-
-    fn is_ample(&self) -> bool {
-        self.verdict == Verdict::Ample
+        Self { since: Instant::now(), waited: Duration::ZERO }
     }
 
     /// Counts the time since `before`, in which it waited or worked. Says what it finds at the end of each window.
@@ -305,7 +313,7 @@ impl Load {
             waited if waited * AMPLE > window => Verdict::Ample,
             _ => Verdict::Fair,
         };
-        *self = Self { since: now, waited: Duration::ZERO, verdict };
+        *self = Self { since: now, waited: Duration::ZERO };
         verdict
     }
 }
