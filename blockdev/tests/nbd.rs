@@ -460,6 +460,8 @@ fn foreign_clients_find_it_in_order() {
             "--iodepth=16",
             "--verify=crc32c",
             "--do_verify=1",
+            // Otherwise fio leaves a file where it runs.
+            "--verify_state_save=0",
             "--size=16m",
             "--numjobs=1",
         ];
