@@ -122,22 +122,23 @@ impl Outcome {
         if let Some(why) = not_disk {
             tally.not_disk.get_or_insert_with(|| why.to_owned());
         }
-        tally.broken |= outcome.is_err();
-        let outcome = outcome.and_then(|loaded| {
-            if loaded.operations() > 0 { Ok(loaded) } else { Err("nothing was done before its time was up".to_owned()) }
-        });
-        match outcome {
-            Ok(loaded) => tally.add(round, work.rw, work.block, &loaded),
+        let name = format!("{}, -w {}, {}", self.specs[spec].name, place.workers, self.pfsds[place.pfsd]);
+        let finding = match outcome {
+            Ok(loaded) if loaded.operations() > 0 => return tally.add(round, work.rw, work.block, &loaded),
+            Ok(_) => {
+                let text = format!("{name}: in round {} nothing was done before its time was up.", round + 1);
+                Finding::new(Severity::Warning, "too-slow", text).with_hint("a longer --runtime")
+            }
             Err(error) => {
                 tally.errors += 1;
-                let text =
-                    format!("{}, -w {}, {}: {error}", self.specs[spec].name, place.workers, self.pfsds[place.pfsd]);
+                tally.broken = true;
+                let text = format!("{name}: {error}");
                 tally.first_error.get_or_insert(error);
-                let finding = Finding::new(Severity::Error, "load-failed", text);
-                if !self.findings.contains(&finding) {
-                    self.findings.push(finding);
-                }
+                Finding::new(Severity::Error, "load-failed", text)
             }
+        };
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
         }
     }
 

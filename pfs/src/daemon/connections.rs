@@ -166,13 +166,9 @@ impl Connections {
         let mut swept = Instant::now();
         while !stop() {
             if swept.elapsed() >= SWEEP {
-                let known: Vec<u32> = self.table.values().map(|client| client.pid).collect();
-                known
-                    .into_iter()
-                    .filter(|pid| !self.is_locked(*pid))
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .for_each(|pid| self.gone(pid));
+                let known = self.table.values().map(|client| client.pid);
+                let left: Vec<u32> = known.filter(|pid| !self.is_locked(*pid)).collect();
+                left.into_iter().for_each(|pid| self.gone(pid));
                 swept = Instant::now();
             }
             let mut ready = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
@@ -253,7 +249,7 @@ impl Connections {
                 }
             }
         } else {
-            self.log.warn(&format!("process {pid} cannot connect: there are as many as there can be"));
+            self.log.client(&format!("process {pid} cannot connect: there are as many as there can be"));
             refuse(libc::ECONNREFUSED, "Too many connections!")
         };
         self.answer(file, pid, &ack);

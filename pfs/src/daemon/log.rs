@@ -3,7 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use blockdev::{Context, Error, Result};
 
@@ -14,6 +15,10 @@ const SIZE_MAX: u64 = 100 << 20;
 
 /// How many files are kept besides the one that is written.
 const KEPT: u32 = 10;
+
+/// How many lines that clients cause are written at once, and how many a second after that: they cause as many as they like.
+const BURST: u32 = 100;
+const PER_SECOND: f64 = 10.0;
 
 /// Where lines go.
 #[derive(Debug)]
@@ -28,6 +33,34 @@ pub(super) struct Log {
 struct State {
     file: File,
     size: u64,
+    allowance: Allowance,
+}
+
+/// How many lines clients may cause yet.
+#[derive(Debug)]
+struct Allowance {
+    lines: f64,
+    counted: Instant,
+    left_out: u64,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self { lines: BURST.into(), counted: now, left_out: 0 }
+    }
+
+    /// Whether a line may be written, and how many were left out since the last that was.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let gained = now.saturating_duration_since(self.counted).as_secs_f64() * PER_SECOND;
+        self.lines = (self.lines + gained).min(BURST.into());
+        self.counted = now;
+        if self.lines < 1.0 {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines -= 1.0;
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 impl Log {
@@ -40,7 +73,7 @@ impl Log {
         let path = directory.join("pfsd.log");
         let file = open(&path).context(|| format!("cannot open {}", path.display()))?;
         let size = file.metadata().context(|| format!("cannot look at {}", path.display()))?.len();
-        Ok(Self { state: Mutex::new(State { file, size }), path, echo })
+        Ok(Self { state: Mutex::new(State { file, size, allowance: Allowance::new(Instant::now()) }), path, echo })
     }
 
     /// Something that happened.
@@ -51,6 +84,16 @@ impl Log {
     /// Something that should not have happened, and goes on.
     pub(super) fn warn(&self, what: &str) {
         self.write("warning", what);
+    }
+
+    /// Something that a client did. Where there is too much of that, some of it is left out, and counted.
+    pub(super) fn client(&self, what: &str) {
+        let allowed = self.state().allowance.take(Instant::now());
+        match allowed {
+            None => {}
+            Some(0) => self.warn(what),
+            Some(left_out) => self.warn(&format!("{what} ({left_out} more such lines were left out)")),
+        }
     }
 
     /// An error, with its cause.
@@ -65,7 +108,11 @@ impl Log {
             return;
         }
         let name = usize::try_from(number).ok().and_then(|number| NAMES.get(number)).unwrap_or(&"a request");
-        self.write("warning", &format!("{name} failed: {}", with_cause(error)));
+        self.client(&format!("{name} failed: {}", with_cause(error)));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self, level: &str, what: &str) {
@@ -74,11 +121,11 @@ impl Log {
         if self.echo {
             let _ = io::stderr().write_all(line.as_bytes());
         }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if state.size >= SIZE_MAX
             && let Ok(file) = rotate(&self.path)
         {
-            *state = State { file, size: 0 };
+            (state.file, state.size) = (file, 0);
         }
         if state.file.write_all(line.as_bytes()).is_ok() {
             state.size += line.len() as u64;
@@ -116,7 +163,24 @@ fn with_cause(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn clients_do_not_fill_the_disk_with_lines() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(start);
+        let written = (0..1_000).filter(|_| allowance.take(start).is_some()).count();
+        assert_eq!(written, BURST as usize);
+        let later = start + Duration::from_secs(1);
+        assert_eq!(allowance.take(later), Some(900));
+        let written = (0..1_000).filter(|_| allowance.take(later).is_some()).count();
+        assert_eq!(written, 9);
+        let much_later = start + Duration::from_secs(3_600);
+        assert_eq!(allowance.take(much_later), Some(991));
+        assert_eq!((0..1_000).filter(|_| allowance.take(much_later).is_some()).count(), BURST as usize - 1);
+    }
 
     #[test]
     fn files_move_up_and_the_oldest_goes() {

@@ -81,6 +81,9 @@ pub struct Options {
     pub metrics: Option<control::Endpoint>,
 }
 
+/// How long somebody who has the lock may only be looking whether it is held.
+const LOOKING: Duration = Duration::from_millis(200);
+
 /// The lock that says that a disk is served on this machine; it is held for as long as this lives.
 #[derive(Debug)]
 pub struct Claim {
@@ -108,14 +111,23 @@ impl Claim {
         let path = places.daemon(disk);
         let what = || format!("cannot lock {}", path.display());
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(&path);
-        match Flock::lock(file.context(what)?, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { lock }),
-            Err((_, Errno::EWOULDBLOCK)) => {
-                let pid = fs::read_to_string(&path).unwrap_or_default();
-                let message = format!("disk {disk} is served already, by process {}", pid.trim());
-                Err(Error::refused(message).with_hint(format!("`pfsd stop {disk}` ends it")))
-            }
-            Err((_, errno)) => Err(Error::io(what(), errno)),
+        let mut file = file.context(what)?;
+        let started = Instant::now();
+        loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Self { lock }),
+                // It may be a client that looks whether there is a daemon: that has it for an instant.
+                Err((file, Errno::EWOULDBLOCK)) if started.elapsed() < LOOKING => {
+                    std::thread::sleep(LOOK);
+                    file
+                }
+                Err((_, Errno::EWOULDBLOCK)) => {
+                    let pid = fs::read_to_string(&path).unwrap_or_default();
+                    let message = format!("disk {disk} is served already, by process {}", pid.trim());
+                    return Err(Error::refused(message).with_hint(format!("`pfsd stop {disk}` ends it")));
+                }
+                Err((_, errno)) => return Err(Error::io(what(), errno)),
+            };
         }
     }
 

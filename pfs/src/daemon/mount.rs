@@ -133,6 +133,9 @@ impl Mounts {
     }
 
     /// Mounts it, or mounts it otherwise. Where that cannot be done, it is as it was.
+    ///
+    /// # Errors
+    /// Why it cannot be mounted so; or, mounted so, why what was there before was not closed in order.
     fn remount(&self, host: u8, write: bool) -> Result<()> {
         let before = match self.current().0 {
             Current::Mounted(mount) => Some(matches!(*mount, Mount::Writer(_))),
@@ -141,13 +144,12 @@ impl Mounts {
         if before == Some(write) {
             return Ok(());
         }
-        if before.is_some() {
-            self.unmount(Current::Paused)?;
-        }
+        // Of a writer that could not be closed in order nothing is left either: it goes on with what comes instead.
+        let closed = if before.is_some() { self.unmount(Current::Paused) } else { Ok(()) };
         match self.open(host, write) {
             Ok(mount) => {
                 self.set(Current::Mounted(Arc::new(mount)));
-                Ok(())
+                closed
             }
             Err(error) => {
                 let back = before.map(|written| self.open(host, written));

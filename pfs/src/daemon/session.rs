@@ -53,7 +53,7 @@ impl Surroundings<'_> {
             BadRequest::Unknown(number) => (number, libc::EINVAL),
             BadRequest::Buffer(number) => (number, libc::EFAULT),
         };
-        self.log.warn(&format!("a client asks what cannot be asked: {why:?}"));
+        self.log.client(&format!("a client asks what cannot be asked: {why:?}"));
         self.answer(taken, number, started, &Err(errno));
     }
 }

@@ -53,6 +53,10 @@ const SETUP: &str = "setup";
 const USER: &str = "postgres";
 /// How large /dev/shm is unless somebody says otherwise: Docker's 64 MB are too few for a database.
 const SHM_SIZE: ByteSize = ByteSize::gib(1);
+/// How long Docker may take to make a container that nobody waits for any more.
+const MAKING: Duration = Duration::from_secs(10);
+/// How often to look whether something has changed.
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// What makes a container ready: directories, and the database's programs on the path. $1 is the user, $2 the home, $3 the
 /// mark; DIRECTORIES are patterns of directories of programs, for the container's own shell to resolve.
@@ -491,7 +495,6 @@ impl Runtime for Docker {
     }
 
     fn stop(&self, service: Service<'_>, signal: Signal, patience: Duration) -> Result<()> {
-        const INTERVAL: Duration = Duration::from_millis(20);
         let Some((_, user)) = self.find(service)? else { return Ok(()) };
         let client = self.client(service.node)?;
         let (container, label) = (self.container_name(service.node), self.label(service.node, service.name));
@@ -546,8 +549,18 @@ impl Runtime for Docker {
         if !purge {
             return self.stop_container(&client, node);
         }
-        self.remove_container(&client, node)?;
-        self.remove_volume(&client, node)
+        let started = Instant::now();
+        loop {
+            self.remove_container(&client, node)?;
+            match self.remove_volume(&client, node) {
+                // Who was killed while Docker made the container has left that to Docker: it has the volume already, and
+                // can be seen, and removed, once it is made.
+                Err(error) if error.kind() == ErrorKind::Refused && started.elapsed() < MAKING => {
+                    std::thread::sleep(INTERVAL);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn remove_shared(&self, topology: &Topology) -> Result<()> {
