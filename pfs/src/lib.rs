@@ -8,7 +8,8 @@
 //! - [`volume`]: a volume open for reading, while somebody may be writing it; and open for [writing](volume::writer);
 //! - [`mod@mkfs`] makes a volume, [`mod@growfs`] grows it;
 //! - [`mod@check`]: what is wrong with a volume; [`diff`]: how two differ; [`copy`]: out of one and into one;
-//! - [`proto`]: what a process of the database and `pfsd` say to each other; [`client`]: the process's side;
+//! - [`proto`]: what a process of the database and `pfsd` say to each other; [`client`]: the process's side; [`daemon`]: the
+//!   other;
 //! - [`mod@mount`]: one as a directory of the host, read-only.
 //!
 //! ```no_run
@@ -21,8 +22,6 @@
 //! let count = volume.read(&file, 0, &mut bytes)?;
 //! # Ok(()) }
 //! ```
-//!
-//! There is no repair and no daemon here.
 //!
 //! The facts come from PolarFS for PolarDB, release `pfsd4pg-release-1.2.42-20220419`: its source, and volumes that its own
 //! tools made, of which the tests carry some.

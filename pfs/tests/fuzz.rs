@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::asked::Asked;
 use common::fuzz;
 use proptest::prelude::*;
 
@@ -52,6 +53,14 @@ fn shared_memory() {
         memory.slot(&noise);
         fuzz::handshake(&noise);
     });
+}
+
+#[test]
+fn requests() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let asked = Asked::new(directory.path());
+    let config = ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(data in prop::collection::vec(any::<u8>(), 0..240))| asked.ask(&data));
 }
 
 #[test]

@@ -8,7 +8,6 @@
 
 mod common;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,11 +15,11 @@ use std::time::{Duration, Instant};
 use blockdev::stamp::{self, Expected, Stamp};
 use blockdev::{ByteOffset, stamp::Fault};
 use common::daemon::{Daemon, Kind};
+use common::forked;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork, getpid, setpgid};
+use nix::unistd::{Pid, setpgid};
 use pfs::client::{Client, File};
 use pfs::proto::{MountFlags, OpenFlags};
 
@@ -74,21 +73,21 @@ fn offset(backend: usize, block: usize) -> u64 {
     ((backend * BLOCKS + block) * BLOCK) as u64
 }
 
-/// Forks. The child does its work, and ends without whatever its parent would do in the end.
+/// Forks. What goes wrong in the child is counted, whoever waits for it.
 fn spawn(shared: &Shared, work: impl FnOnce()) -> Pid {
-    let parent = getpid();
-    // SAFETY: this process has one thread.
-    match unsafe { fork() }.unwrap() {
-        ForkResult::Parent { child } => child,
-        ForkResult::Child => {
-            prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
-            let done = nix::unistd::getppid() == parent && catch_unwind(AssertUnwindSafe(work)).is_ok();
-            if !done {
-                shared.failures.fetch_add(1, Ordering::AcqRel);
-            }
-            // SAFETY: ends this process, whose parent has all the guards.
-            unsafe { libc::_exit(i32::from(!done)) }
-        }
+    forked::spawn(|| {
+        let failed = Failed(shared);
+        work();
+        std::mem::forget(failed);
+    })
+}
+
+/// Counts a failure, unless it is forgotten.
+struct Failed<'a>(&'a Shared);
+
+impl Drop for Failed<'_> {
+    fn drop(&mut self) {
+        self.0.failures.fetch_add(1, Ordering::AcqRel);
     }
 }
 

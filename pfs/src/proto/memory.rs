@@ -252,17 +252,15 @@ impl<'a> Channel<'a> {
 
     /// Copies bytes out, eight at a time: `at` and their number are multiples of that.
     fn copy_out(self, at: usize, into: &mut [u8]) {
-        for (index, chunk) in into.chunks_exact_mut(8).enumerate() {
-            chunk.copy_from_slice(&self.word64(at + 8 * index).load(Ordering::Relaxed).to_ne_bytes());
+        for (index, word) in into.as_chunks_mut().0.iter_mut().enumerate() {
+            *word = self.word64(at + 8 * index).load(Ordering::Relaxed).to_ne_bytes();
         }
     }
 
     /// Copies bytes in, eight at a time.
     fn copy_in(self, at: usize, from: &[u8]) {
-        for (index, chunk) in from.chunks_exact(8).enumerate() {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            self.word64(at + 8 * index).store(u64::from_ne_bytes(word), Ordering::Relaxed);
+        for (index, word) in from.as_chunks().0.iter().enumerate() {
+            self.word64(at + 8 * index).store(u64::from_ne_bytes(*word), Ordering::Relaxed);
         }
     }
 }
@@ -380,20 +378,28 @@ impl<'a> Slot<'a> {
     pub fn copy_from_buffer(self, from: usize, into: &mut [u8]) {
         let unit = self.channel.number.region().unit();
         assert!(from.checked_add(into.len()).is_some_and(|end| end <= unit), "{} bytes from {from}", into.len());
-        let (skip, first) = (from % 8, from - from % 8);
-        let mut done = 0;
-        while done < into.len() {
-            let at = first + (skip + done) / 8 * 8;
-            let word = self.buffer_word(at).load(Ordering::Relaxed).to_ne_bytes();
-            let within = (skip + done) % 8;
-            let count = (8 - within).min(into.len() - done);
-            into[done..done + count].copy_from_slice(&word[within..within + count]);
-            done += count;
+        // The part of the first word that is asked for, whole words, the part of the last.
+        let head = (from.next_multiple_of(8) - from).min(into.len());
+        let (head, rest) = into.split_at_mut(head);
+        let (words, tail) = rest.as_chunks_mut();
+        let at = from + head.len();
+        self.copy_within_word(from, head);
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = self.buffer_word(at + 8 * index).load(Ordering::Relaxed).to_ne_bytes();
+        }
+        self.copy_within_word(at + 8 * words.len(), tail);
+    }
+
+    /// Copies a few bytes out of one word of its buffer.
+    fn copy_within_word(self, from: usize, into: &mut [u8]) {
+        if !into.is_empty() {
+            let word = self.buffer_word(from - from % 8).load(Ordering::Relaxed).to_ne_bytes();
+            into.copy_from_slice(&word[from % 8..][..into.len()]);
         }
     }
 
     /// The word of its buffer at a byte that is a multiple of 8, as its size is.
-    fn buffer_word(&self, at: usize) -> &'a AtomicU64 {
+    fn buffer_word(self, at: usize) -> &'a AtomicU64 {
         // SAFETY: callers keep it inside the buffer; it is aligned, and mapped for as long as the region is borrowed.
         unsafe { AtomicU64::from_ptr(self.buffer().add(at).as_ptr().cast()) }
     }
@@ -406,18 +412,14 @@ impl<'a> Slot<'a> {
         let unit = self.channel.number.region().unit();
         assert!(at.checked_add(from.len()).is_some_and(|end| end <= unit), "{} bytes at {at}", from.len());
         assert!(at.is_multiple_of(8), "bytes at {at}");
-        let mut words = from.chunks_exact(8);
-        let mut place = at;
-        for chunk in words.by_ref() {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            self.buffer_word(place).store(u64::from_ne_bytes(word), Ordering::Relaxed);
-            place += 8;
+        let (words, tail) = from.as_chunks();
+        for (index, word) in words.iter().enumerate() {
+            self.buffer_word(at + 8 * index).store(u64::from_ne_bytes(*word), Ordering::Relaxed);
         }
-        for byte in words.remainder() {
+        for (index, byte) in tail.iter().enumerate() {
+            let place = at + 8 * words.len() + index;
             // SAFETY: inside the buffer, as was just seen, and mapped for as long as the region is borrowed.
             unsafe { AtomicU8::from_ptr(self.buffer().add(place).as_ptr()) }.store(*byte, Ordering::Relaxed);
-            place += 1;
         }
     }
 }
@@ -521,6 +523,13 @@ mod tests {
         let mut read = [0; 3];
         ours.slot(slot).copy_from_buffer(4096, &mut read);
         assert_eq!(&read, b"abc");
+        let bytes: Vec<u8> = (0..100).collect();
+        theirs.slot(slot).copy_to_buffer(0, &bytes);
+        for (from, to) in [(0, 100), (3, 5), (3, 8), (3, 9), (7, 24), (8, 15), (16, 16), (1, 100)] {
+            let mut read = vec![0xff; to - from];
+            ours.slot(slot).copy_from_buffer(from, &mut read);
+            assert_eq!(read, bytes[from..to]);
+        }
         theirs.slot(slot).put_request(&[7; 256]);
         assert_eq!(ours.slot(slot).request(), [7; 256]);
 

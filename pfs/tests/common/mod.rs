@@ -1,7 +1,9 @@
 //! The volumes that the original made, and what it says of them.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub mod asked;
 pub mod daemon;
+pub mod forked;
 pub mod fuzz;
 pub mod image;
 pub mod large;
