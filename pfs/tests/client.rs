@@ -9,24 +9,12 @@ use std::fmt::Debug;
 use std::io::SeekFrom;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, Kind};
+use common::daemon::{Daemon, with_both};
 use nix::sys::signal::Signal;
 use pfs::client::{self, Client, ConnectOptions, File};
 use pfs::proto::request::FileId;
 use pfs::proto::response::{FileType, Reply};
 use pfs::proto::{ConnectionId, IO_MAX, MountFlags, MountId, OpenFlags, Request, Whence};
-
-/// Each of these with both daemons.
-macro_rules! with_both {
-    ($($test:ident)*) => {
-        mod ours {
-            $(#[test] fn $test() { super::run(super::Kind::Ours, super::$test); })*
-        }
-        mod the_originals {
-            $(#[test] fn $test() { super::run(super::Kind::Original, super::$test); })*
-        }
-    };
-}
 
 with_both! {
     files_are_opened_made_and_emptied
@@ -50,13 +38,6 @@ with_both! {
     who_only_reads_cannot_write
     mounts_that_cannot_be_are_refused
     without_a_daemon_there_is_no_connection
-}
-
-fn run(kind: Kind, test: fn(Daemon)) {
-    match kind.missing() {
-        Some(why) => tests::say_skipped(std::thread::current().name().unwrap(), why),
-        None => test(Daemon::new(kind, 2)),
-    }
 }
 
 fn errno<T: Debug>(outcome: blockdev::Result<T>) -> i32 {

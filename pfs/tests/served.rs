@@ -10,35 +10,16 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, Kind};
+use common::daemon::{Daemon, Kind, with_both};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pfs::client::Client;
 use pfs::proto::MountFlags;
 
-/// Each of these with both daemons.
-macro_rules! with_both {
-    ($($test:ident)*) => {
-        mod ours {
-            $(#[test] fn $test() { super::run(super::Kind::Ours, super::$test); })*
-        }
-        mod the_originals {
-            $(#[test] fn $test() { super::run(super::Kind::Original, super::$test); })*
-        }
-    };
-}
-
 with_both! {
     after_c_everything_is_as_on_the_disk
     what_is_named_as_a_device_is_written_through_it
     tools_take_turns
-}
-
-fn run(kind: Kind, test: fn(Daemon)) {
-    match kind.missing() {
-        Some(why) => tests::say_skipped(std::thread::current().name().unwrap(), why),
-        None => test(Daemon::new(kind, 2)),
-    }
 }
 
 fn start(args: &[&str], input: &[u8]) -> Output {

@@ -55,6 +55,29 @@ impl Kind {
     }
 }
 
+/// Each of these functions as a test, with both daemons.
+#[allow(unused_macros, reason = "not every test has both")]
+macro_rules! with_both {
+    ($($test:ident)*) => {
+        mod ours {
+            $(#[test] fn $test() { $crate::common::daemon::run($crate::common::daemon::Kind::Ours, super::$test); })*
+        }
+        mod the_originals {
+            $(#[test] fn $test() { $crate::common::daemon::run($crate::common::daemon::Kind::Original, super::$test); })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use with_both;
+
+/// Runs a test with a daemon, or says that there is none.
+pub fn run(kind: Kind, test: fn(Daemon)) {
+    match kind.missing() {
+        Some(why) => tests::say_skipped(std::thread::current().name().unwrap(), why),
+        None => test(Daemon::new(kind, 2)),
+    }
+}
+
 /// A pfsd that runs on a volume. Dropped, all of it goes.
 pub struct Daemon {
     pub kind: Kind,
