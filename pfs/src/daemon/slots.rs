@@ -14,6 +14,9 @@ use crate::proto::response::Answer;
 use crate::proto::slot::{self, SlotState, SlotWord};
 use crate::proto::{ChannelNo, Header, Memory, MountId, Places, Request, ShmEpoch, Slot, SlotNo, response};
 
+/// Bytes in a buffer from which on it matters in how many pieces of physical memory it lies.
+const LARGE: usize = 64 << 10;
+
 /// The channels of all regions.
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -115,6 +118,9 @@ impl Slots {
         // Another worker may have been at it since: only what still stands so counts.
         match slot::take(slot.word(), seen) {
             Some(word) => {
+                if slot.channel().number().region().unit() >= LARGE {
+                    slot.gather();
+                }
                 let taken = Taken { channel, slot: number, word };
                 Some(if work == Work::New { Found::Request(taken) } else { Found::Stale(taken) })
             }

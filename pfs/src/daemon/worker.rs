@@ -33,8 +33,11 @@ const ALERT: Duration = Duration::from_micros(300);
 const NAP_MIN: Duration = Duration::from_micros(8);
 const NAP_MAX: Duration = Duration::from_millis(1);
 
-/// How long to wait for the device before looking for requests again.
+/// How long to wait for the device before looking for requests again, and of the time since there was something the part that
+/// it is, up to the most: who asks a disk that takes milliseconds does not notice.
 const WAIT: Duration = Duration::from_micros(25);
+const WAIT_PART: u32 = 8;
+const WAIT_MAX: Duration = Duration::from_micros(250);
 
 /// Over how long to judge whether a worker has too much to do, or too little.
 const WINDOW: Duration = Duration::from_millis(4);
@@ -203,8 +206,9 @@ impl Worker<'_> {
             let before = Instant::now();
             match &mut session {
                 Some(session) if under_way > 0 => {
-                    let spin = under_way <= FEW && idle.for_no_longer_than(SPIN_DEVICE);
-                    let wait = if found || spin { Duration::ZERO } else { WAIT };
+                    let few = under_way <= FEW;
+                    let spin = few && idle.for_no_longer_than(SPIN_DEVICE);
+                    let wait = if spin || found && few { Duration::ZERO } else { idle.wait() };
                     if spin && !found {
                         // Whoever else has something to do may need this processor for that.
                         std::thread::yield_now();
@@ -340,6 +344,12 @@ impl<'a> Idle<'a> {
     /// Whether there was something to do so short a time ago.
     fn for_no_longer_than(&mut self, time: Duration) -> bool {
         self.since.get_or_insert_with(Instant::now).elapsed() <= time
+    }
+
+    /// How long to wait for the device.
+    fn wait(&mut self) -> Duration {
+        let idle = self.since.get_or_insert_with(Instant::now).elapsed();
+        if self.crew.busy_poll { WAIT } else { (idle / WAIT_PART).clamp(WAIT, WAIT_MAX) }
     }
 
     /// There was nothing to do.

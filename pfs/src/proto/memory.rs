@@ -4,6 +4,7 @@
 //! everything else is copied out, or lent to the kernel as a place to move data to and from.
 
 use std::fs::{self, File, OpenOptions};
+use std::num::NonZeroUsize;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use blockdev::{Context, Error, ErrorKind, Result};
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::geometry::{
     BITMAP_AT, BUFFERS_AT, ChannelNo, MAGIC, RECORDS, REGIONS, REQUEST_SIZE, REQUESTS_AT, RESPONSE_SIZE, RESPONSES_AT,
@@ -33,11 +34,22 @@ pub type RequestBytes = [u8; REQUEST.end - REQUEST.start];
 /// A copy of what a daemon answers.
 pub type ResponseBytes = [u8; RESPONSE.end - RESPONSE.start];
 
+/// Bytes in a huge page, where pages have 4096.
+const HUGE: usize = 2 << 20;
+
+/// The advice to make one huge page of many small ones: MADV_COLLAPSE, of Linux 6.1 (include/uapi/asm-generic/mman-common.h).
+const COLLAPSE: libc::c_int = 25;
+
 /// One region, mapped.
 #[derive(Debug)]
 pub struct Region {
     number: RegionNo,
+    /// On the border of a huge page.
     start: NonNull<u8>,
+    /// The addresses in which it lies.
+    room: NonNull<u8>,
+    /// Which huge pages were [gathered](Slot::gather), a bit each.
+    gathered: AtomicU64,
 }
 
 // SAFETY: it is memory that other processes change besides; all access to it is atomic, or through what is lent to the kernel.
@@ -48,7 +60,7 @@ unsafe impl Sync for Region {}
 impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: mapped by `map` with this length; whatever borrows from it is gone.
-        let _ = unsafe { munmap(self.start.cast(), self.number.size()) };
+        let _ = unsafe { munmap(self.room.cast(), self.number.size() + HUGE) };
     }
 }
 
@@ -115,12 +127,38 @@ impl Region {
         if len != number.size() as u64 {
             return Err(bad(path, format!("it is {len} bytes long instead of {}", number.size())));
         }
-        let Some(size) = std::num::NonZeroUsize::new(number.size()) else { unreachable!("no region is empty") };
-        // SAFETY: a new mapping, of a file that is as long; nobody but `Drop` unmaps it.
-        let start =
-            unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, file, 0) }
-                .context(what)?;
-        Ok(Self { number, start: start.cast() })
+        let sizes = [number.size(), number.size() + HUGE].map(NonZeroUsize::new);
+        let [Some(size), Some(room_size)] = sizes else { unreachable!("no region is empty") };
+        // SAFETY: new addresses, which are nobody else's.
+        let room = unsafe {
+            mmap_anonymous(None, room_size, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE)
+        };
+        let room = room.context(what)?.cast::<u8>();
+        // SAFETY: there is room for what is skipped.
+        let start = unsafe { room.add(room.as_ptr().align_offset(HUGE)) };
+        // From here on it is unmapped when it is dropped.
+        let region = Self { number, start, room, gathered: AtomicU64::new(0) };
+        let (protection, flags) =
+            (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED | MapFlags::MAP_FIXED);
+        // SAFETY: over addresses that are this region's and hold nothing; the file is as long.
+        unsafe { mmap(NonZeroUsize::new(start.as_ptr().addr()), size, protection, flags, file, 0) }.context(what)?;
+        Ok(region)
+    }
+
+    /// Makes huge pages of what is between two bytes, once.
+    fn gather(&self, from: usize, to: usize) {
+        for page in from / HUGE..to.div_ceil(HUGE) {
+            let (bit, at) = (1 << page, page * HUGE);
+            if at + HUGE > self.number.size() || self.gathered.load(Ordering::Relaxed) & bit != 0 {
+                continue;
+            }
+            if self.gathered.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+                for advice in [libc::MADV_POPULATE_WRITE, COLLAPSE] {
+                    // SAFETY: inside the mapping. What is there stays; where it lies in memory is not seen from here.
+                    let _ = unsafe { libc::madvise(self.start.add(at).as_ptr().cast(), HUGE, advice) };
+                }
+            }
+        }
     }
 
     /// Whether its header says that it is what it should be.
@@ -371,6 +409,14 @@ impl<'a> Slot<'a> {
         unsafe { self.channel.start.add(BUFFERS_AT + self.number.index() * unit) }
     }
 
+    /// Sees that its buffer lies in few pieces of physical memory, so that the device is asked for few: in huge pages, where
+    /// the kernel makes them (Linux 6.1). The first time that takes the kernel a millisecond or so for each, and no time then.
+    pub fn gather(self) {
+        let region = self.channel.region;
+        let from = self.buffer().as_ptr().addr() - region.start.as_ptr().addr();
+        region.gather(from, from + region.number.unit());
+    }
+
     /// Copies bytes out of its buffer, from byte `from` on.
     ///
     /// # Panics
@@ -507,6 +553,24 @@ mod tests {
         let (third, epochs) = memory(dir.path());
         assert_eq!(epochs, [ShmEpoch(4); REGIONS]);
         assert_eq!(third.channel(ChannelNo::of(RegionNo::all().last().unwrap(), 0)).epoch(), ShmEpoch(4));
+    }
+
+    #[test]
+    fn what_is_gathered_stays_what_it_was() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let (served, _) = memory(dir.path());
+        let number = ChannelNo::of(RegionNo::for_bytes(super::super::IO_MAX).next().unwrap(), 0);
+        let bytes: Vec<u8> = (0..super::super::IO_MAX).map(|index| (index / 4096 % 251) as u8).collect();
+        let mut read = vec![0; bytes.len()];
+        // The last one ends where the region does, within a huge page.
+        for slot in [0, 15].map(|slot| served.channel(number).slot(SlotNo::new(slot).unwrap())) {
+            slot.copy_to_buffer(0, &bytes);
+            for _ in 0..2 {
+                slot.gather();
+                slot.copy_from_buffer(0, &mut read);
+                assert!(read == bytes);
+            }
+        }
     }
 
     #[test]

@@ -40,14 +40,14 @@ impl Session<'_> {
             && let Some(disk) = self.server(place)
         {
             match self.connect(&disk, MountFlags::READ_ONLY) {
-                Ok(served) => return Ok(Reading::Pfsd(served)),
+                Ok(served) => return Ok(Reading::Pfsd(Box::new(served))),
                 // Nobody minds who only reads.
                 Err(error) => self.say(&format!("not through the pfsd of {disk}: {error}")),
             }
         }
         let volume = self.open(&place.volume)?;
         self.say(&format!("on {}", place.volume.display()));
-        Ok(Reading::Disk(volume))
+        Ok(Reading::Disk(Box::new(volume)))
     }
 
     /// Opens the volume of a place for writing.

@@ -9,8 +9,8 @@ use pfs::volume::{FileMap, Stat, Volume, VolumePath};
 
 /// A volume to be looked at.
 pub(crate) enum Reading {
-    Disk(Volume),
-    Pfsd(Served),
+    Disk(Box<Volume>),
+    Pfsd(Box<Served>),
 }
 
 /// A file whose content is to be read, as long as it was when it was looked at.

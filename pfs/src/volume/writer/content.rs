@@ -34,6 +34,9 @@ const BUFFERS: u32 = 8;
 /// Most bytes in one I/O.
 const IO_MAX: u64 = 1 << 30;
 
+/// Of so many I/Os that are with the device, one is waited for at least.
+const TOGETHER: usize = 4;
+
 /// How often to look at what ends without an I/O of this thread's: the journal, or somebody else's use of a file.
 const LOOK: Duration = Duration::from_micros(200);
 
@@ -54,7 +57,7 @@ pub struct Content<'a> {
     freshness: Freshness,
     flushes: Flushes,
     /// By the order in which they came.
-    requests: BTreeMap<u64, Request<'a>>,
+    requests: BTreeMap<u64, Box<Request<'a>>>,
     next: u64,
     buffers: Vec<u32>,
     /// What is in flight: whose it is, and what. The index is the tag of the I/O.
@@ -277,15 +280,20 @@ impl<'a> Content<'a> {
     /// Goes on with everything that can go on, and appends what is done to `out`. Where nothing can, waits for the device, no
     /// longer than `wait`; not at all for anything else. Returns whether anything went on.
     ///
+    /// Where much is with the device it waits for a part of that, so that it is not woken for each.
+    ///
     /// # Errors
     /// When the engine itself fails.
     pub fn turn(&mut self, wait: Duration, out: &mut Vec<Finished>) -> Result<bool> {
-        self.reap(0, None)?;
         let mut went_on = self.advance_all();
-        if !went_on && self.finished.is_empty() && !wait.is_zero() && self.awaits_device() {
-            self.reap(1, Some(wait))?;
-            went_on = self.advance_all();
+        let in_flight = self.engine.as_ref().map_or(0, Engine::in_flight);
+        let waits = !went_on && self.finished.is_empty() && !wait.is_zero() && in_flight > 0;
+        if waits {
+            self.reap(in_flight.div_ceil(TOGETHER), Some(wait))?;
+        } else {
+            self.reap(0, None)?;
         }
+        went_on |= self.advance_all();
         went_on |= !self.finished.is_empty();
         out.extend(self.finished.drain(..).map(|(_, finished)| finished));
         Ok(went_on)
@@ -294,7 +302,7 @@ impl<'a> Content<'a> {
     fn start(&mut self, tag: u64, file: Handle, what: What, memory: Lent) -> u64 {
         let number = self.next;
         self.next += 1;
-        let request = Request {
+        let request = Box::new(Request {
             tag,
             file,
             what,
@@ -306,7 +314,7 @@ impl<'a> Content<'a> {
             hold: None,
             answer: 0,
             failed: None,
-        };
+        });
         self.requests.insert(number, request);
         self.advance(number);
         number
@@ -321,7 +329,7 @@ impl<'a> Content<'a> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let engine = self.engine.as_mut().ok_or_else(broken)?;
         if engine.in_flight() > 0 {
-            let look = self.requests.values().any(waits).then_some(LOOK);
+            let look = self.requests.values().any(|request| waits(request)).then_some(LOOK);
             let timeout = [look, left].into_iter().flatten().min();
             return self.reap(1, timeout);
         }
@@ -358,7 +366,8 @@ impl<'a> Content<'a> {
     fn advance_all(&mut self) -> bool {
         let mut went_on = self.advance_look();
         let mut numbers = std::mem::take(&mut self.numbers);
-        numbers.extend(self.requests.keys());
+        let may_go_on = self.requests.iter().filter(|(_, request)| !request.is_in_flight());
+        numbers.extend(may_go_on.map(|(number, _)| *number));
         for number in numbers.drain(..) {
             went_on |= self.advance(number);
         }
@@ -381,7 +390,7 @@ impl<'a> Content<'a> {
             }
         }
         if matches!(request.stage, Stage::Done) {
-            let Request { tag, answer, failed, .. } = request;
+            let Request { tag, answer, failed, .. } = *request;
             self.finished.push((number, Finished { tag, result: failed.map_or(Ok(answer), Err) }));
         } else {
             self.requests.insert(number, request);
@@ -581,6 +590,11 @@ impl<'a> Content<'a> {
 }
 
 impl Request<'_> {
+    /// Whether all of it that there is to do is with the device.
+    fn is_in_flight(&self) -> bool {
+        matches!(self.stage, Stage::Moving) && self.pieces.is_empty() && self.in_flight > 0
+    }
+
     /// Lets it end with an error, once nothing of it is in flight.
     fn fail(&mut self, error: Error) {
         self.failed.get_or_insert(error);
