@@ -20,6 +20,7 @@ mod probe;
 mod samples;
 mod scratch;
 mod session;
+mod tally;
 mod watcher;
 mod writer;
 
@@ -231,10 +232,7 @@ impl Step {
         let seed = options.seed.wrapping_add(index as u64);
         let length = options.warmup + options.runtime;
         let connections = options.connections;
-        let due = |rate: f64, seed| {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
-            writer::arrivals((rate * length.as_secs_f64()).round() as usize, length, seed)
-        };
+        let due = |rate: f64, seed| writer::arrivals(rate, &[options.warmup, options.runtime], seed);
         let (probe, pace, background) = match self {
             Self::Quiet { probe, heartbeat } => {
                 let mut rng = Rng::with_seed(seed);

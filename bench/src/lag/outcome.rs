@@ -1,12 +1,14 @@
 //! From what was observed to what is reported.
 
+use super::delay::calibration;
 use super::probe::Probe;
-use super::samples::{Fate, Sample};
+use super::samples::Sample;
 use super::session::Observed;
+use super::tally::{INTENDED, LAG, Tally, Window, count, courses, kept, kept_of};
 use super::watcher::Said;
 use super::{Nodes, Options, Step, Stream};
 use crate::report::vocabulary as v;
-use crate::report::{Cell, Finding, Highlight, Histogram, Latency, Measure, Plot, PlotKind, Run, Series, Severity};
+use crate::report::{Cell, Finding, Highlight, Histogram, Latency, Measure, Plot, PlotKind, Run, Severity};
 
 /// The section of the report about steady streams.
 const BUSY: &str = "Busy: a steady stream of updates";
@@ -23,9 +25,6 @@ const VIEW: &str = "Replication's own view: means, by the primary's clock";
 /// So much of a rate must be kept.
 const RATE_KEPT_MIN: f64 = 0.99;
 
-/// A calibration finds its delay to within this.
-const CALIBRATED_NS: f64 = 2e6;
-
 /// So many times what it was at the lowest rate is past the knee.
 const KNEE: f64 = 10.0;
 
@@ -34,11 +33,6 @@ const SLEEPY_NS: f64 = 100e6;
 
 /// So many times less lag is much for a heartbeat to buy.
 const MUCH: f64 = 2.0;
-
-/// Intervals of a course, at most.
-const INTERVALS_MAX: u64 = 120;
-/// Transactions in one of them, at least: fewer have no percentiles.
-const PER_INTERVAL_MIN: f64 = 20.0;
 
 /// What has been measured so far.
 pub(super) struct Outcome<'a> {
@@ -78,6 +72,7 @@ impl<'a> Outcome<'a> {
             wrote.waiting.iter().filter(|due| **due >= window.start).map(|due| window.end - due).collect();
         let sent = wrote.slots.iter().flatten().filter(|written| written.intended >= window.start).count();
         let kept = step.stream().and_then(|_| kept(sent, waiting.len()));
+        let rate = step.stream().and_then(|_| window.rate(wrote));
         let load_kept = step
             .stream()
             .and_then(|stream| stream.load)
@@ -99,6 +94,7 @@ impl<'a> Outcome<'a> {
             };
             let mut cell = Cell::new(group, format!("{}, {}", step.name(), reader.name))
                 .with_param(&v::READER, reader.name.as_str())
+                .with_figure(&v::SENT_RATE, rate.into_iter().collect())
                 .with_figure(&v::RATE_KEPT, kept.into_iter().collect())
                 .with_figure(&v::LOAD_KEPT, load_kept.into_iter().collect());
             if let Some(stream) = step.stream() {
@@ -316,6 +312,7 @@ impl<'a> Outcome<'a> {
             v::CENSORED,
             v::LOST,
             v::TIMED_OUT,
+            v::SENT_RATE,
             v::RATE_KEPT,
             v::LOAD_KEPT,
             v::WRITE_LAG,
@@ -470,16 +467,6 @@ fn with_stream(cell: Cell, stream: Stream) -> Cell {
     }
 }
 
-/// The share of what was due that was `sent`, where so many still were `waiting`.
-fn kept(sent: usize, waiting: usize) -> Option<f64> {
-    kept_of(sent, sent + waiting)
-}
-
-/// The share of what was `due` that was `done`.
-fn kept_of(done: usize, due: usize) -> Option<f64> {
-    (due > 0).then(|| count(done as u64) / count(due as u64))
-}
-
 /// Where `measured` (a rate, the median from the intended beginning, the share of it that was kept; by rate) has its knee.
 fn knee_text(measured: &[(f64, f64, f64)]) -> String {
     let (lowest, least, _) = measured[0];
@@ -502,28 +489,6 @@ fn knee_text(measured: &[(f64, f64, f64)]) -> String {
         }
     }
     format!("keeps up to {} updates a second, the highest rate that was tried", before.unwrap_or(lowest))
-}
-
-/// What a calibration found of `delay`, and what that says. PostgreSQL counts the delay from a moment between the sending of
-/// a transaction and the flush of its commit, so it is looked for from the sending.
-fn calibration(samples: &[Sample], delay: std::time::Duration, reader: &str) -> (Option<f64>, Option<Finding>) {
-    let mut found: Vec<u64> = samples.iter().filter_map(Sample::since_sent).collect();
-    found.sort_unstable();
-    let Some(median) = found.get(found.len() / 2).map(|ns| count(*ns)) else { return (None, None) };
-    let off = median - count(super::clock::nanos(delay));
-    let text = format!(
-        "A delay of {delay:?} on {reader} was found as {:.2} ms, {:+.2} ms off (median of {}).",
-        median / 1e6,
-        off / 1e6,
-        found.len()
-    );
-    let finding = if off.abs() <= CALIBRATED_NS {
-        Finding::new(Severity::Note, "calibrated", text)
-    } else {
-        Finding::new(Severity::Warning, "not-calibrated", text)
-            .with_hint("the machine is busy, or the disk slow: try again")
-    };
-    (Some(median), Some(finding))
 }
 
 /// An error and why it came about, in one line.
@@ -580,131 +545,6 @@ fn where_it_is(name: &str, lag: f64, said: &Said) -> Option<Finding> {
     ))
 }
 
-/// Names of latencies.
-const LAG: &str = "lag";
-const INTENDED: &str = "intended";
-
-/// When what is measured was due, in nanoseconds.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    start: u64,
-    end: u64,
-}
-
-/// The samples of one reader, counted.
-#[derive(Debug)]
-struct Tally {
-    lag: Histogram,
-    intended: Histogram,
-    commit: Histogram,
-    resolution: Histogram,
-    censored: u64,
-    /// Those whose commit was never acknowledged.
-    lost: u64,
-    /// Those that were acknowledged and not seen.
-    timed_out: u64,
-}
-
-impl Tally {
-    /// Counts `samples`, and those that `waited` so long for a connection that they were never sent.
-    fn new(samples: &[Sample], waited: &[u64]) -> Self {
-        let mut tally = Self {
-            lag: Histogram::new(),
-            intended: Histogram::new(),
-            commit: Histogram::new(),
-            resolution: Histogram::new(),
-            censored: 0,
-            lost: 0,
-            timed_out: 0,
-        };
-        for sample in samples {
-            if let Some(lag) = sample.lag() {
-                tally.lag.record(lag);
-            }
-            if let Some(resolution) = sample.resolution() {
-                tally.resolution.record(resolution);
-            }
-            tally.censored += u64::from(sample.is_left_censored());
-            // Whoever was never seen has waited at least so long: to leave these out would be to forget the worst.
-            tally.intended.record(sample.since_intended());
-            match (sample.written.acknowledged, sample.fate) {
-                (Some(acknowledged), fate) => {
-                    tally.commit.record(acknowledged.saturating_sub(sample.written.sent));
-                    tally.timed_out += u64::from(matches!(fate, Fate::Unseen { .. }));
-                }
-                (None, _) => tally.lost += 1,
-            }
-        }
-        waited.iter().for_each(|waited| tally.intended.record(*waited));
-        tally
-    }
-
-    fn into_cell(self, mut cell: Cell, round_trips: &Histogram) -> Cell {
-        let percentile = |histogram: &Histogram, percentile: f64| {
-            if histogram.tells(percentile) { vec![count(histogram.percentile(percentile))] } else { Vec::new() }
-        };
-        let max = if self.lag.is_empty() { Vec::new() } else { vec![count(self.lag.max())] };
-        let censored =
-            if self.lag.is_empty() { Vec::new() } else { vec![count(self.censored) / count(self.lag.count())] };
-        cell = cell
-            .with_figure(&v::P50, percentile(&self.lag, 50.0))
-            .with_figure(&v::P99, percentile(&self.lag, 99.0))
-            .with_figure(&v::P999, percentile(&self.lag, 99.9))
-            .with_figure(&v::MAX, max)
-            .with_figure(&v::INTENDED_P50, percentile(&self.intended, 50.0))
-            .with_figure(&v::INTENDED_P99, percentile(&self.intended, 99.0))
-            .with_figure(&v::COMMIT_P50, percentile(&self.commit, 50.0))
-            .with_figure(&v::POLL_P50, percentile(round_trips, 50.0))
-            .with_figure(&v::RESOLUTION, percentile(&self.resolution, 50.0))
-            .with_figure(&v::CENSORED, censored)
-            .with_figure(&v::LOST, vec![count(self.lost)])
-            .with_figure(&v::TIMED_OUT, vec![count(self.timed_out)]);
-        let latencies =
-            [(LAG, self.lag), (INTENDED, self.intended), ("commit", self.commit), ("poll", round_trips.clone())];
-        for (name, histogram) in latencies {
-            if !histogram.is_empty() {
-                cell.latencies.push(Latency { name: name.to_owned(), histogram });
-            }
-        }
-        cell
-    }
-}
-
-/// The median and the 99th percentile of the lag over the time at which transactions were due.
-fn courses(samples: &[Sample], window: Window, rate: f64) -> Vec<Series> {
-    let length = window.end.saturating_sub(window.start);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time that a run can take")]
-    let enough = (PER_INTERVAL_MIN / rate * 1e9) as u64;
-    let step = (length / INTERVALS_MAX).max(100_000_000).max(enough);
-    let intervals = usize::try_from(length.div_ceil(step)).unwrap_or(0);
-    let mut lags: Vec<Vec<u64>> = vec![Vec::new(); intervals];
-    for sample in samples {
-        let interval = usize::try_from((sample.written.intended - window.start) / step).unwrap_or(usize::MAX);
-        if let (Some(lags), Some(lag)) = (lags.get_mut(interval), sample.lag()) {
-            lags.push(lag);
-        }
-    }
-    lags.iter_mut().for_each(|lags| lags.sort_unstable());
-    [(&v::P50, 50), (&v::P99, 99)]
-        .map(|(measure, percentile)| Series {
-            measure: measure.name.to_string(),
-            round: 0,
-            step_s: count(step) / 1e9,
-            // The nearest rank.
-            values: lags
-                .iter()
-                .map(|lags| lags.get((lags.len() * percentile).div_ceil(100).max(1) - 1))
-                .map(|lag| lag.map(|lag| count(*lag)))
-                .collect(),
-        })
-        .into()
-}
-
-#[allow(clippy::cast_precision_loss, reason = "a figure for a report")]
-fn count(number: u64) -> f64 {
-    number as f64
-}
-
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
 fn whole(rate: f64) -> u64 {
     rate.round() as u64
@@ -712,32 +552,7 @@ fn whole(rate: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::Written;
     use super::*;
-
-    fn sample(intended: u64, lag: u64) -> Sample {
-        let written = Written { intended, sent: intended, acknowledged: Some(intended + 1000) };
-        let seen = intended + 1000 + lag;
-        Sample { written, fate: Fate::Seen { missed: seen - 10, seen } }
-    }
-
-    #[test]
-    fn what_is_not_seen_counts_with_the_time_it_was_waited_for() {
-        let unseen = Sample { fate: Fate::Unseen { until: 9_000_000 }, ..sample(0, 5) };
-        let lost = Sample { written: Written { acknowledged: None, ..unseen.written }, ..unseen };
-        let tally = Tally::new(&[sample(0, 500), unseen, lost], &[7_000_000]);
-        assert_eq!((tally.lag.count(), tally.intended.count(), tally.commit.count()), (1, 4, 2));
-        assert_eq!((tally.lost, tally.timed_out, tally.censored), (1, 1, 0));
-        assert_eq!(tally.intended.max() / 1000, 9003);
-        let cell = tally.into_cell(Cell::new("", ""), &Histogram::new());
-        assert_eq!((cell.figures["lost"].value, cell.figures["timed_out"].value), (1.0, 1.0));
-        assert!(!cell.figures.contains_key("p99"));
-    }
-
-    #[test]
-    fn what_was_kept_is_a_share_of_what_was_due() {
-        assert_eq!((kept(3, 1), kept(100, 0), kept(0, 0)), (Some(0.75), Some(1.0), None));
-    }
 
     #[test]
     fn the_knee_is_where_less_is_sent_or_the_median_leaps() {
@@ -750,29 +565,5 @@ mod tests {
         assert_eq!(knee_text(&measured), "keeps up to 100 updates a second: only 50.0 % of 1000 a second can be sent");
         assert_eq!(knee_text(&measured[..1]), "keeps up to 100 updates a second, the highest rate that was tried");
         assert!(knee_text(&measured[1..]).starts_with("does not keep up with the lowest rate"));
-    }
-
-    #[test]
-    fn a_calibration_counts_from_the_sending() {
-        let delay = std::time::Duration::from_millis(50);
-        // Sent, acknowledged 1 µs later, seen 51 ms after that.
-        let (found, finding) = calibration(&[sample(0, 51_000_000)], delay, "r");
-        assert_eq!(found, Some(51_001_000.0));
-        assert_eq!(finding.unwrap().text, "A delay of 50ms on r was found as 51.00 ms, +1.00 ms off (median of 1).");
-        let (_, finding) = calibration(&[sample(0, 53_000_000)], delay, "r");
-        assert_eq!(finding.unwrap().id, "not-calibrated");
-        assert_eq!(calibration(&[], delay, "r"), (None, None));
-    }
-
-    #[test]
-    fn a_course_has_a_value_for_each_interval_in_which_something_was_due() {
-        let second = 1_000_000_000;
-        let mut samples: Vec<Sample> = (0..100).map(|n| sample(second + n, 1000 + n)).collect();
-        samples.push(sample(3 * second + second / 2, 7));
-        let courses = courses(&samples, Window { start: second, end: 4 * second }, 20.0);
-        assert_eq!(courses.len(), 2);
-        assert_eq!((courses[0].measure.as_str(), courses[0].step_s), ("p50", 1.0));
-        assert_eq!(courses[0].values, [Some(1049.0), None, Some(7.0)]);
-        assert_eq!(courses[1].values, [Some(1098.0), None, Some(7.0)]);
     }
 }

@@ -45,11 +45,19 @@ impl Wrote {
     }
 }
 
-/// `count` times of a Poisson process of which it is known that it had so many arrivals within `length`: independent of
-/// each other, and at the asked rate not only in the long run.
-pub(super) fn arrivals(count: usize, length: Duration, seed: u64) -> Vec<u64> {
+/// Times of a Poisson process of which it is known that in each of `stretches`, one after the other, it had as many arrivals
+/// as it has in the mean: independent of each other, and at `rate` not only in the long run.
+pub(super) fn arrivals(rate: f64, stretches: &[Duration], seed: u64) -> Vec<u64> {
     let mut rng = Rng::with_seed(seed);
-    let mut due: Vec<u64> = (0..count).map(|_| rng.u64(0..nanos(length).max(1))).collect();
+    let mut due = Vec::new();
+    let mut start = 0;
+    for stretch in stretches {
+        let end = start + nanos(*stretch);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
+        let count = (rate * stretch.as_secs_f64()).round() as usize;
+        due.extend((0..count).map(|_| rng.u64(start..end.max(start + 1))));
+        start = end;
+    }
     due.sort_unstable();
     due
 }
@@ -214,17 +222,19 @@ mod tests {
 
     #[test]
     fn arrivals_are_as_many_as_asked_for_and_spread_like_a_poisson_process() {
-        let (count, length) = (10_000, Duration::from_secs(10));
-        let due = arrivals(count, length, 7);
-        assert_eq!(due.len(), count);
-        assert!(due.is_sorted() && due.last().is_some_and(|last| *last < nanos(length)));
+        let stretches = [Duration::from_secs(1), Duration::from_secs(9)];
+        let due = arrivals(1000.0, &stretches, 7);
+        let early = due.iter().filter(|due| **due < nanos(stretches[0])).count();
+        assert_eq!((due.len(), early), (10_000, 1000));
+        assert!(due.is_sorted() && due.last().is_some_and(|last| *last < nanos(Duration::from_secs(10))));
         // Exponential gaps have a standard deviation that equals their mean; those of a clock have none.
         let gaps: Vec<f64> = due.windows(2).map(|pair| (pair[1] - pair[0]) as f64).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
         assert!((0.95..1.05).contains(&(variance.sqrt() / mean)), "{}", variance.sqrt() / mean);
-        assert_eq!(due, arrivals(count, length, 7));
-        assert_ne!(due, arrivals(count, length, 8));
+        assert_eq!(due, arrivals(1000.0, &stretches, 7));
+        assert_ne!(due, arrivals(1000.0, &stretches, 8));
+        assert_eq!(arrivals(1000.0, &[Duration::ZERO], 7), [0; 0]);
     }
 
     #[test]

@@ -61,7 +61,8 @@ pub const INTENDED_P99: Measure = Measure::new("intended_p99", "from due p99", U
 pub const COMMIT_P50: Measure = Measure::new("commit_p50", "commit p50", Unit::Nanoseconds, Better::Lower);
 /// The time of a commit, from its sending to its acknowledgement, that 99 of 100 stay below.
 pub const COMMIT_P99: Measure = Measure::new("commit_p99", "commit p99", Unit::Nanoseconds, Better::Lower);
-/// What a calibration found of a delay: from the sending of a transaction until it was seen, in the median.
+/// What a calibration found of a delay: from the sending of a transaction to the middle of the two looks between which it
+/// became visible, in the median.
 pub const FOUND: Measure = Measure::new("found", "found", Unit::Nanoseconds, Better::Lower);
 /// The time of a look at a reader that half of all stay below: no lag below it can be told.
 pub const POLL_P50: Measure = Measure::new("poll_p50", "poll p50", Unit::Nanoseconds, Better::Lower);
@@ -73,6 +74,8 @@ pub const CENSORED: Measure = Measure::new("censored", "censored", Unit::Ratio, 
 pub const LOST: Measure = Measure::new("lost", "lost", Unit::Count, Better::Lower);
 /// Transactions that were acknowledged and never seen.
 pub const TIMED_OUT: Measure = Measure::new("timed_out", "timed out", Unit::Count, Better::Lower);
+/// How many transactions an open loop sent in a second.
+pub const SENT_RATE: Measure = Measure::new("sent_rate", "sent", Unit::PerSecond, Better::Higher);
 /// The share of what an open loop had to send that it sent.
 pub const RATE_KEPT: Measure = Measure::new("rate_kept", "rate kept", Unit::Ratio, Better::Higher);
 /// The share of what a load had to send that it sent.

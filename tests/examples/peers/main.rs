@@ -1,4 +1,5 @@
-//! `make peers`: our programs against dd, fio and the original's pfsd on this machine, in turns, into one file.
+//! `make peers`: our programs against dd, fio and the original's pfsd on this machine, in turns, and `bench lag` against what is
+//! known of a lag, into one file.
 //!
 //! What is written is a run as `bench disk` writes it, so `bench report peers.json` draws it and `bench compare` tells
 //! two of them apart.
@@ -7,6 +8,7 @@ mod child;
 mod contest;
 mod durable;
 mod fio;
+mod lag;
 mod pfsd;
 mod polarfs;
 mod programs;
@@ -24,7 +26,8 @@ use clap::Parser;
 
 use programs::Programs;
 
-/// Compare vdisk and bench with dd and fio, and pfsd with the original's, and write what came out to a file.
+/// Compare vdisk and bench with dd and fio, pfsd with the original's, and a replica's lag with what is known of it, and write
+/// what came out to a file.
 #[derive(Debug, Parser)]
 #[command(name = "peers")]
 struct Cli {
@@ -57,6 +60,8 @@ enum Part {
     Volume,
     /// The daemon: pfsd with the original's.
     Pfsd,
+    /// Replication lag: bench with a delay that is known, with what replication says of itself, and with the rate asked for.
+    Lag,
 }
 
 fn main() -> ExitCode {
@@ -76,6 +81,9 @@ fn run(cli: &Cli) -> Result<()> {
         vec![contest::RATE, contest::REPORTED, contest::ELAPSED, contest::CPU, contest::CPU_SHARE, contest::LEAD];
     run.parameters.extend([vocabulary::LOAD, durable::DURABLE]);
     run.measures.push(durable::KEPT);
+    run.parameters.extend([vocabulary::RATE, vocabulary::DELAY, vocabulary::READER]);
+    run.measures.extend([vocabulary::FOUND, lag::MEAN, vocabulary::REPLAY_LAG]);
+    run.measures.extend([vocabulary::SENT_RATE, vocabulary::RATE_KEPT]);
     // Before half an hour of measuring, not after, it turns out whether this can be written.
     run.save(&cli.save, false).map_err(|error| error.with_hint("choose another file with --save"))?;
     let outcome = compare(cli, &programs, &mut run, &cancel);
@@ -100,6 +108,9 @@ fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Re
     }
     if is_asked_for(Part::Pfsd) {
         compare_pfsd(cli, programs, parent, run, cancel)?;
+    }
+    if is_asked_for(Part::Lag) {
+        compare_lag(cli, programs, run, cancel)?;
     }
     if is_asked_for(Part::Disk) {
         disk(cli, programs, scratch.path(), run, cancel)?;
@@ -172,6 +183,17 @@ fn compare_pfsd(cli: &Cli, programs: &Programs, dir: &Path, run: &mut Run, cance
     let table = job.table(cancel)?;
     run.findings.extend(pfsd::judge(&table.cells));
     take_run(run, table);
+    Ok(())
+}
+
+/// What `bench lag` says of a replica, and what is known of it.
+fn compare_lag(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Result<()> {
+    if !tests::has_postgresql() {
+        let text = "PostgreSQL is not installed: bench lag NOT compared with anything".to_owned();
+        run.findings.push(missing("no-postgresql", text).with_hint("apt-get install postgresql"));
+        return Ok(());
+    }
+    take(run, lag::Job { programs, rounds: cli.rounds, runtime: &cli.runtime }.run(cancel)?);
     Ok(())
 }
 

@@ -21,7 +21,7 @@ impl Programs {
         let directory = this.parent().and_then(Path::parent).unwrap_or(Path::new("."));
         let programs = Self { directory: directory.to_owned() };
         let pfsd = Command::new(programs.directory.join("pfsd"));
-        for program in [programs.vdisk(), programs.bench(), programs.pfs(), pfsd] {
+        for program in [programs.vdisk(), programs.bench(), programs.provision(), programs.pfs(), pfsd] {
             let path = Path::new(program.get_program());
             if !path.exists() {
                 return Err(Error::invalid(format!("{} does not exist", path.display()))
@@ -44,6 +44,11 @@ impl Programs {
     /// `bench`, to be given arguments.
     pub(crate) fn bench(&self) -> Command {
         Command::new(self.directory.join("bench"))
+    }
+
+    /// `provision`, to be given arguments.
+    pub(crate) fn provision(&self) -> Command {
+        Command::new(self.directory.join("provision"))
     }
 
     /// `pfs`, to be given arguments.
