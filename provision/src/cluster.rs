@@ -12,7 +12,7 @@ use crate::doctor::Finding;
 use crate::engine::polardb::{PolarDb, WORKERS_DEFAULT};
 use crate::engine::postgres::{Postgres, SUPERUSER};
 use crate::engine::{Engine, Loss};
-use crate::plan::{Event, Observer, Plan};
+use crate::plan::{Event, Observer, Plan, PortMoved};
 use crate::runtime::docker::{Docker, Endpoint};
 use crate::runtime::local::{Local, ports};
 use crate::runtime::{Devices, Runtime};
@@ -168,46 +168,43 @@ impl Cluster {
         self.plan(loss)?.run(observer, &self.cancel)
     }
 
-    /// The same, where nobody has asked for the ports of the nodes `movable`, and none of these runs yet: one whose port is
-    /// taken by somebody else meanwhile gets another, which is none of `avoid`.
+    /// The same, where a port that may change may be taken by somebody else meanwhile: then its node gets another, which is none
+    /// of `avoid`. In the end all ports stay.
     ///
     /// # Errors
     /// That of the step that failed.
-    pub fn converge_somewhere(
-        &mut self,
-        movable: &[Name],
-        avoid: &HashSet<u16>,
-        lock: &Lock,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
+    pub fn converge_somewhere(&mut self, avoid: &HashSet<u16>, lock: &Lock, observer: &mut dyn Observer) -> Result<()> {
         const TRIES: u32 = 5;
-        for _ in 1..TRIES {
-            match self.converge(Loss::Refuse, observer) {
-                Err(error) if error.kind() != ErrorKind::Interrupted => {
-                    if !self.move_away(movable, avoid, observer)? {
-                        return Err(error);
-                    }
-                    self.directory.save(&self.record, lock)?;
-                }
-                outcome => return outcome,
+        let mut tries = 1;
+        while let Err(error) = self.converge(Loss::Refuse, observer) {
+            let may_help = error.kind() != ErrorKind::Interrupted && tries < TRIES;
+            let moved = if may_help { self.move_away(avoid)? } else { Vec::new() };
+            if moved.is_empty() {
+                return Err(error);
             }
+            self.directory.save(&self.record, lock)?;
+            moved.iter().try_for_each(|moved| observer.event(&Event::PortMoved(moved.clone())))?;
+            tries += 1;
         }
-        self.converge(Loss::Refuse, observer)
+        let settled = self.record.topology.settled();
+        if settled != self.record.topology {
+            self.record.topology = settled;
+            self.directory.save(&self.record, lock)?;
+        }
+        Ok(())
     }
 
-    /// Whether one of the nodes `movable` had to get another port.
-    fn move_away(&mut self, movable: &[Name], avoid: &HashSet<u16>, observer: &mut dyn Observer) -> Result<bool> {
-        let mut moved = false;
-        for name in movable {
-            let node = self.record.topology.node(name.as_str())?.clone();
-            if !self.runtime.is_port_taken(&node)? {
+    /// Gives nodes whose port may change and is somebody else's by now another, which is none of `avoid`.
+    pub(crate) fn move_away(&mut self, avoid: &HashSet<u16>) -> Result<Vec<PortMoved>> {
+        let mut moved = Vec::new();
+        for node in self.record.topology.clone().nodes() {
+            if !node.port_may_change || !self.runtime.is_port_taken(node)? {
                 continue;
             }
             let ours = self.record.topology.nodes().iter().map(|node| node.port);
             let port = ports::pick(None, &avoid.iter().copied().chain(ours).collect())?;
-            observer.event(&Event::PortMoved { node: name.as_str(), from: node.port, to: port })?;
-            self.record.topology = self.record.topology.with_port(name, port)?;
-            moved = true;
+            self.record.topology = self.record.topology.with_port(&node.name, port)?;
+            moved.push(PortMoved { node: node.name.clone(), from: node.port, to: port });
         }
         Ok(moved)
     }
@@ -255,25 +252,24 @@ impl Cluster {
         Ok(())
     }
 
-    /// Adds a replica, and makes it. One that `may_move` gets a port that is none of `avoid` if its own is taken meanwhile.
+    /// Adds a replica, and makes it. A port that was picked for it may be taken meanwhile: then it gets another, which is none
+    /// of `avoid`.
     ///
     /// # Errors
     /// When the name or the port is used already, or that of the step that failed: `up` goes on then.
     pub fn add_replica(
         mut self,
         replica: Node,
-        may_move: bool,
         avoid: &HashSet<u16>,
         lock: &Lock,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let movable: Vec<Name> = may_move.then(|| replica.name.clone()).into_iter().collect();
         let mut nodes = self.record.topology.nodes().to_vec();
         nodes.push(replica);
         self.record.topology = Topology::new(nodes)?;
         crate::doctor::refuse_errors(&self.findings()?)?;
         self.directory.save(&self.record, lock)?;
-        self.converge_somewhere(&movable, avoid, lock, observer)?;
+        self.converge_somewhere(avoid, lock, observer)?;
         Ok(self)
     }
 

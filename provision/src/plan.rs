@@ -1,5 +1,6 @@
 //! An ordered list of steps, and what is told while they run.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use blockdev::{Cancel, Result, ui};
 use serde::Serialize;
 
 use crate::step::{Outcome, Step};
+use crate::topology::Name;
 
 /// Steps in the order in which they are done.
 #[derive(Debug, Default)]
@@ -44,16 +46,8 @@ pub enum Event<'a> {
         #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
         elapsed: Duration,
     },
-    /// A node gets another port than the one that was picked for it: somebody else has taken that meanwhile. The plan begins
-    /// anew.
-    PortMoved {
-        /// The node.
-        node: &'a str,
-        /// Its port until now.
-        from: u16,
-        /// Its port from now on.
-        to: u16,
-    },
+    /// A node gets another port; the plan begins anew.
+    PortMoved(PortMoved),
     /// A step failed, and the plan with it.
     StepFailed {
         /// Which, from 1.
@@ -67,6 +61,24 @@ pub enum Event<'a> {
         /// What to do next.
         hint: Option<String>,
     },
+}
+
+/// A node gets another port than the one that was picked for it: somebody else has taken that meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PortMoved {
+    /// The node.
+    pub node: Name,
+    /// Its port until now.
+    pub from: u16,
+    /// Its port from now on.
+    pub to: u16,
+}
+
+impl fmt::Display for PortMoved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, from, to } = self;
+        write!(f, "port {from} of {node} was taken by somebody else meanwhile: it gets {to}")
+    }
 }
 
 fn milliseconds<S: serde::Serializer>(time: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
@@ -165,9 +177,7 @@ impl Observer for Lines {
                 let clear = if terminal { "\x1b[K" } else { "" };
                 writeln!(err, "[{number:>2}/{total}] {elapsed:7.2}s {step:+7.2}s {title}: {how}{clear}")
             }
-            Event::PortMoved { node, from, to } => {
-                writeln!(err, "port {from} of {node} was taken by somebody else meanwhile: it gets {to}")
-            }
+            Event::PortMoved(moved) => writeln!(err, "{moved}"),
             Event::StepFailed { number, total, title, .. } => {
                 writeln!(err, "[{number:>2}/{total}]                  {title}: failed")
             }

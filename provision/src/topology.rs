@@ -144,6 +144,9 @@ pub struct Node {
     pub role: Role,
     /// Its port, on 127.0.0.1 or at its address.
     pub port: u16,
+    /// Whether another would do: this one was picked, and nobody has been told of it yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub port_may_change: bool,
     /// Where its Docker is, if not where that of the others is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<String>,
@@ -162,7 +165,7 @@ impl Node {
     /// A node that is in no topology yet.
     #[must_use]
     pub fn new(name: Name, role: Role, port: u16) -> Self {
-        Self { name, role, port, docker: None, address: None, host_id: Self::UNNUMBERED }
+        Self { name, role, port, port_may_change: false, docker: None, address: None, host_id: Self::UNNUMBERED }
     }
 }
 
@@ -219,6 +222,12 @@ impl Topology {
     pub fn with_port(&self, name: &Name, port: u16) -> Result<Self> {
         let moved = |node: &Node| Node { port: if node.name == *name { port } else { node.port }, ..node.clone() };
         Self::new(self.0.iter().map(moved).collect())
+    }
+
+    /// The same with ports that stay.
+    #[must_use]
+    pub fn settled(&self) -> Self {
+        Self(self.0.iter().map(|node| Node { port_may_change: false, ..node.clone() }).collect())
     }
 
     /// The node called `name`.

@@ -18,8 +18,6 @@ use crate::topology::{Name, Node, NodeSpec, Role, Topology, check_specs};
 pub struct Up {
     cluster: Cluster,
     lock: Option<Lock>,
-    /// New nodes for whose ports nobody has asked.
-    movable: Vec<Name>,
     elsewhere: HashSet<u16>,
     /// What the person should know.
     pub notices: Vec<String>,
@@ -56,12 +54,10 @@ impl Up {
         let wanted = layers.nodes()?;
         let elsewhere = ports_of_others(state, &name);
         let mut notices = Vec::new();
-        let movable;
         let record = match made {
             Some(mut made) => {
                 config.check_unchanged(&made.config, |key| layers.origin(key).to_string())?;
-                let Grown { topology, surplus, movable: new } = grow(&made.topology, wanted, &elsewhere)?;
-                movable = new;
+                let (topology, surplus) = grow(&made.topology, wanted, &elsewhere)?;
                 if !surplus.is_empty() {
                     notices.push(format!(
                         "{} stays, though it is not asked for any more: `provision replica remove` takes a replica away",
@@ -74,12 +70,14 @@ impl Up {
             None => {
                 pin(&mut config)?;
                 let specs = specs(wanted, config.port)?;
-                movable = without_port(&specs);
                 Record::new(config, assign_ports(&[], specs, &elsewhere)?)?
             }
         };
-        let cluster = Cluster::new(directory, record, cancel)?;
-        Ok(Self { cluster, lock, movable, elsewhere, notices })
+        let mut cluster = Cluster::new(directory, record, cancel)?;
+        // Of an `up` that was interrupted. Where it cannot be found out, the findings say why.
+        let moved = cluster.move_away(&elsewhere).unwrap_or_default();
+        notices.extend(moved.iter().map(ToString::to_string));
+        Ok(Self { cluster, lock, elsewhere, notices })
     }
 
     /// Lets the shared disk be formatted although it holds something.
@@ -103,7 +101,7 @@ impl Up {
     /// # Errors
     /// That of the step that failed; `up` goes on from there.
     pub fn run(self, observer: &mut dyn Observer) -> Result<Cluster> {
-        let Self { mut cluster, lock, movable, elsewhere, .. } = self;
+        let Self { mut cluster, lock, elsewhere, .. } = self;
         let lock = match lock {
             Some(lock) => lock,
             None => {
@@ -115,14 +113,9 @@ impl Up {
             }
         };
         cluster.directory.save(&cluster.record, &lock)?;
-        cluster.converge_somewhere(&movable, &elsewhere, &lock, observer)?;
+        cluster.converge_somewhere(&elsewhere, &lock, observer)?;
         Ok(cluster)
     }
-}
-
-/// The names of nodes for whose ports nobody has asked.
-fn without_port(specs: &[NodeSpec]) -> Vec<Name> {
-    specs.iter().filter(|spec| spec.port.is_none()).map(|spec| spec.name.clone()).collect()
 }
 
 /// The ports of the nodes of all clusters but the one called `name`.
@@ -168,28 +161,17 @@ fn assign_ports(kept: &[Node], added: Vec<NodeSpec>, elsewhere: &HashSet<u16>) -
     let given = kept.iter().map(|node| node.port).chain(added.iter().filter_map(|spec| spec.port));
     let mut used: HashSet<u16> = given.chain(elsewhere.iter().copied()).collect();
     let new = added.into_iter().map(|NodeSpec { name, role, port, docker, address }| {
-        let port = match port {
-            Some(port) => port,
-            None => ports::pick(None, &used)?,
-        };
+        let port_may_change = port.is_none();
+        let port = port.map_or_else(|| ports::pick(None, &used), Ok)?;
         used.insert(port);
-        Ok(Node { docker, address, ..Node::new(name, role, port) })
+        Ok(Node { port_may_change, docker, address, ..Node::new(name, role, port) })
     });
     Topology::new(kept.iter().cloned().map(Ok).chain(new).collect::<Result<_>>()?)
 }
 
-/// What exists and what is asked for as one.
-#[derive(Debug)]
-struct Grown {
-    topology: Topology,
-    /// The names of nodes that are not asked for any more.
-    surplus: Vec<String>,
-    /// Those of new nodes for whose ports nobody has asked.
-    movable: Vec<Name>,
-}
-
-/// What exists and what is asked for as one: nodes are added, never taken away.
-fn grow(existing: &Topology, wanted: Wanted, elsewhere: &HashSet<u16>) -> Result<Grown> {
+/// What exists and what is asked for as one: nodes are added, never taken away. Beside them the names of those that are not
+/// asked for any more.
+fn grow(existing: &Topology, wanted: Wanted, elsewhere: &HashSet<u16>) -> Result<(Topology, Vec<String>)> {
     let known = |name: &Name| existing.node(name.as_str()).is_ok();
     let (added, surplus): (Vec<NodeSpec>, Vec<String>) = match wanted {
         Wanted::Unsaid => (Vec::new(), Vec::new()),
@@ -211,8 +193,7 @@ fn grow(existing: &Topology, wanted: Wanted, elsewhere: &HashSet<u16>) -> Result
             (specs.into_iter().filter(|spec| !known(&spec.name)).collect(), surplus)
         }
     };
-    let movable = without_port(&added);
-    Ok(Grown { topology: assign_ports(existing.nodes(), added, elsewhere)?, surplus, movable })
+    Ok((assign_ports(existing.nodes(), added, elsewhere)?, surplus))
 }
 
 fn check_same(existing: &Topology, spec: &NodeSpec) -> Result<()> {
@@ -248,8 +229,9 @@ pub fn new_replica(state: &StateDirectory, cluster: &Cluster, name: Option<Name>
     };
     let mut used = ports_of_others(state, &cluster.record.config.name);
     used.extend(existing.nodes().iter().map(|node| node.port));
+    let port_may_change = port.is_none();
     let port = port.map_or_else(|| ports::pick(None, &used), Ok)?;
-    Ok(Node::new(name, Role::Replica, port))
+    Ok(Node { port_may_change, ..Node::new(name, Role::Replica, port) })
 }
 
 #[cfg(test)]
@@ -258,6 +240,10 @@ mod tests {
 
     fn names(topology: &Topology) -> Vec<&str> {
         topology.nodes().iter().map(|node| node.name.as_str()).collect()
+    }
+
+    fn picked(topology: &Topology) -> Vec<&str> {
+        topology.nodes().iter().filter(|node| node.port_may_change).map(|node| node.name.as_str()).collect()
     }
 
     fn nodes(specs: &[&str]) -> Wanted {
@@ -293,17 +279,17 @@ mod tests {
     fn a_cluster_grows_and_never_shrinks() {
         let none = HashSet::new();
         let existing = made(Wanted::Replicas(2), Some(6000));
-        let same = grow(&existing, Wanted::Unsaid, &none).unwrap();
-        assert_eq!((same.topology, same.surplus.len(), same.movable.len()), (existing.clone(), 0, 0));
-        let grown = grow(&existing, Wanted::Replicas(3), &none).unwrap();
-        assert_eq!(names(&grown.topology), ["primary", "replica1", "replica2", "replica3"]);
-        assert_eq!(grown.movable, ["replica3".parse().unwrap()]);
-        let kept = grow(&existing, Wanted::Replicas(1), &none).unwrap();
-        assert_eq!((kept.topology, kept.surplus), (existing.clone(), vec!["replica2".to_owned()]));
-        let grown = grow(&existing, nodes(&["primary=primary", "extra=replica", "x=replica:7"]), &none).unwrap();
-        assert_eq!(names(&grown.topology), ["primary", "replica1", "replica2", "extra", "x"]);
-        assert_eq!(grown.surplus, ["replica1", "replica2"]);
-        assert_eq!(grown.movable, ["extra".parse().unwrap()]);
+        assert_eq!(grow(&existing, Wanted::Unsaid, &none).unwrap(), (existing.clone(), Vec::new()));
+        let (grown, _) = grow(&existing, Wanted::Replicas(3), &none).unwrap();
+        assert_eq!(names(&grown), ["primary", "replica1", "replica2", "replica3"]);
+        assert_eq!(picked(&grown), ["replica3"]);
+        let (kept, surplus) = grow(&existing, Wanted::Replicas(1), &none).unwrap();
+        assert_eq!((kept, surplus), (existing.clone(), vec!["replica2".to_owned()]));
+        let wanted = nodes(&["primary=primary", "extra=replica", "x=replica:7"]);
+        let (grown, surplus) = grow(&existing, wanted, &none).unwrap();
+        assert_eq!(names(&grown), ["primary", "replica1", "replica2", "extra", "x"]);
+        assert_eq!(surplus, ["replica1", "replica2"]);
+        assert_eq!(picked(&grown), ["extra"]);
     }
 
     #[test]

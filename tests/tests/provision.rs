@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use place::{Place, steps_of};
+use place::{Place, kills, steps_of};
 
 #[test]
 fn a_disk_for_each_node_comes_and_goes_with_the_cluster() {
@@ -28,19 +28,9 @@ fn a_disk_for_each_node_comes_and_goes_with_the_cluster() {
             .lines()
             .any(|line| line.starts_with("/dev/loop") && line.contains(&format!(" {} ext4 ", point.display())))
     };
-    let attached =
-        || blockdev::loopdev::list().iter().filter(|device| device.backing_file.starts_with(&place.root)).count();
-    // The kernel detaches a device when the last one closes it, and that may be somebody who only looks at all devices.
-    let given_back = || {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while attached() > 0 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(20));
-        }
-        attached() == 0
-    };
     place.ok(&["up", "--storage", "image", "--disk-size", "256MiB"]);
     assert!(mounted("primary") && mounted("replica1"));
-    assert_eq!(attached(), 2);
+    assert_eq!(place.devices().len(), 2);
     let data = place.sql("primary", "SHOW data_directory");
     assert_eq!(data, place.node("primary").join("disk/data").to_str().unwrap());
     place.sql("primary", "CREATE TABLE t AS SELECT 42 AS n");
@@ -48,7 +38,7 @@ fn a_disk_for_each_node_comes_and_goes_with_the_cluster() {
     // Down gives the disks back, and up brings them back with what is on them.
     place.ok(&["down"]);
     assert!(!mounted("primary") && !mounted("replica1"));
-    assert!(given_back());
+    place.assert_gives_back();
     place.ok(&["up"]);
     assert_eq!(place.sql("primary", "SELECT n FROM t"), "42");
 
@@ -59,7 +49,7 @@ fn a_disk_for_each_node_comes_and_goes_with_the_cluster() {
             let point = place.node(node).join("disk");
             assert!(Command::new("umount").arg(&point).status().unwrap().success());
         }
-        assert!(given_back());
+        place.assert_gives_back();
         place.ok(&[command]);
         assert!(mounted("primary") && mounted("replica1"));
         assert_eq!(place.sql("replica1", "SELECT pg_is_in_recovery()"), "t");
@@ -498,6 +488,22 @@ fn a_port_that_was_picked_and_is_taken_meanwhile_is_no_obstacle() {
     assert_eq!(place.states(), ["running", "running"]);
     place.gone();
 
+    // Nor is it where `up` was killed before anything could have it.
+    let record = place.cluster().join("cluster.json");
+    let mut up = place.command(&["up"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    soon("there is a record", || record.exists());
+    up.kill().unwrap();
+    up.wait().unwrap();
+    let noted: Value = serde_json::from_str(&fs::read_to_string(record).unwrap()).unwrap();
+    let port = u16::try_from(noted["topology"][1]["port"].as_u64().unwrap()).unwrap();
+    let somebody = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let (code, _, err) = place.run(&["up"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.starts_with(&format!("port {port} of replica1 was taken by somebody else meanwhile")), "{err}");
+    assert_eq!(place.states(), ["running", "running"]);
+    drop(somebody);
+    place.gone();
+
     // One that was asked for is what is wanted.
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = socket.local_addr().unwrap().port().to_string();
@@ -510,34 +516,21 @@ fn a_port_that_was_picked_and_is_taken_meanwhile_is_no_obstacle() {
     place.gone();
 }
 
-/// 50 moments with `ONEDISK_KILLS=50`; fewer by default, where the whole suite has ten.
+/// The full series: `ONEDISK_KILLS=50`.
 #[test]
 fn killed_at_any_moment_it_converges_and_leaves_nothing() {
     tests::needs_postgresql!();
     let place = Place::new();
-    let kills: u32 = std::env::var("ONEDISK_KILLS").map_or(8, |text| text.parse().unwrap());
-    let begin = Instant::now();
-    place.ok(&["up"]);
-    let whole = begin.elapsed();
-    place.gone();
-    for kill in 0..kills {
-        // Spread over the whole of an `up`, with a jitter so that two runs do not hit the same places.
-        let jitter = f64::from(std::process::id().wrapping_mul(2_654_435_761).wrapping_add(kill) % 1000) / 1000.0;
-        let moment = whole.mul_f64((f64::from(kill) + jitter) / f64::from(kills));
-        let mut child = place.command(&["up"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(moment);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // Every second time it is taken down as it stands.
-        if kill % 2 == 0 {
-            place.ok(&["up"]);
-            assert_eq!(place.states(), ["running", "running"], "killed after {moment:?}");
-        }
-        if place.cluster().join("cluster.json").exists() {
-            place.ok(&["down", "--purge", "--yes"]);
-        }
-        place.assert_nothing_left_after(moment);
-    }
+    kills::series(&place, &["up"], 1, || place.assert_nothing_left());
+}
+
+#[test]
+fn killed_at_any_moment_it_gives_back_the_disks_of_its_nodes() {
+    tests::needs_postgresql!();
+    tests::needs_root!();
+    let place = Place::new();
+    let up = ["up", "--storage", "image", "--disk-size", "256MiB"];
+    kills::series(&place, &up, 1, || place.assert_nothing_left());
 }
 
 #[test]

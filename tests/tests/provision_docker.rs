@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use harbour::Harbour;
-use place::steps_of;
+use place::{kills, steps_of};
 
 #[test]
 fn from_nothing_to_a_replica_and_back_to_nothing() {
@@ -212,35 +212,11 @@ fn a_port_that_was_picked_and_is_taken_meanwhile_is_no_obstacle() {
     harbour.gone();
 }
 
-/// 20 moments with `ONEDISK_DOCKER_KILLS=20`; fewer by default, where the whole suite has ten minutes.
+/// The full series: `ONEDISK_KILLS=20`.
 #[test]
 fn killed_at_any_moment_it_converges_and_leaves_nothing() {
     let harbour = Harbour::new(tests::needs_docker!());
-    let place = &harbour.place;
-    let kills: u32 = std::env::var("ONEDISK_DOCKER_KILLS").map_or(4, |text| text.parse().unwrap());
-    let begin = Instant::now();
-    place.ok(&["up"]);
-    let whole = begin.elapsed();
-    harbour.gone();
-    for kill in 0..kills {
-        // Spread over the whole of an `up`, with a jitter so that two runs do not hit the same places.
-        let jitter = f64::from(std::process::id().wrapping_mul(2_654_435_761).wrapping_add(kill) % 1000) / 1000.0;
-        let moment = whole.mul_f64((f64::from(kill) + jitter) / f64::from(kills));
-        let mut child = place.command(&["up"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(moment);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // Every second time it is taken down as it stands.
-        if kill % 2 == 0 {
-            place.ok(&["up"]);
-            assert_eq!(place.states(), ["running", "running"], "killed after {moment:?}");
-        }
-        if place.cluster().join("cluster.json").exists() {
-            place.ok(&["down", "--purge", "--yes"]);
-        }
-        assert_eq!(harbour.objects(), [""; 0], "killed after {moment:?}");
-        place.assert_nothing_left_after(moment);
-    }
+    kills::series(&harbour.place, &["up"], 1, || harbour.assert_nothing_left());
 }
 
 #[test]

@@ -1,14 +1,18 @@
 //! A place for clusters of `provision`, which proves at its end that nothing of them is left.
 #![allow(dead_code, reason = "every file of tests uses its own part of it")]
 
+pub mod kills;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use blockdev::loopdev::LoopDevice;
 use serde_json::Value;
 
 /// One cluster at a time: two cores have enough to do with one, and ports that are free stay free.
@@ -141,6 +145,21 @@ impl Place {
         .collect()
     }
 
+    /// The loop devices on files of this place.
+    pub fn devices(&self) -> Vec<LoopDevice> {
+        let here = |device: &LoopDevice| device.backing_file.starts_with(&self.root);
+        blockdev::loopdev::list().into_iter().filter(here).collect()
+    }
+
+    /// The kernel detaches a device when the last one closes it, and that may be somebody who only looks at all devices.
+    pub fn assert_gives_back(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.devices().is_empty() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(self.devices().is_empty(), "{:?}", self.devices());
+    }
+
     pub fn assert_nothing_left(&self) {
         let left: BTreeSet<PathBuf> =
             self.files().into_iter().filter(|path| *path != self.root.join("clusters")).collect();
@@ -148,25 +167,18 @@ impl Place {
         assert!(self.processes().is_empty(), "{:?}", self.processes());
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(self.root.to_str().unwrap()), "{mounts}");
-        for device in blockdev::loopdev::list() {
-            assert!(!device.backing_file.starts_with(&self.root), "{device:?}");
-        }
+        self.assert_gives_back();
     }
 
-    pub fn assert_nothing_left_after(&self, moment: Duration) {
+    /// Whoever is killed before anything was noted leaves an empty directory, which the next `up` takes.
+    pub fn remove_what_was_not_begun(&self) {
         let cluster = self.cluster();
-        // Killed before it had noted anything, it leaves an empty directory that the next `up` takes.
         if cluster.exists() {
             let left = self.files();
-            assert!(
-                left.iter().all(|path| *path == cluster
-                    || *path == cluster.join("lock")
-                    || *path == self.root.join("clusters")),
-                "killed after {moment:?}: {left:?}"
-            );
+            let ours = [self.root.join("clusters"), cluster.clone(), cluster.join("lock")];
+            assert!(left.iter().all(|path| ours.contains(path)), "{left:?}");
             fs::remove_dir_all(cluster).unwrap();
         }
-        self.assert_nothing_left();
     }
 
     pub fn gone(&self) {

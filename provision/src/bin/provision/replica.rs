@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args, selection: &Selection, output: ui::Output) -> Res
             let replica = new_replica(&state, &cluster, node.clone(), *port)?;
             let replica = Node { docker: docker.clone(), address: *address, ..replica };
             let others = ports_of_others(&state, &cluster.record.config.name);
-            let cluster = cluster.add_replica(replica, port.is_none(), &others, &lock, &mut *observer(output))?;
+            let cluster = cluster.add_replica(replica, &others, &lock, &mut *observer(output))?;
             tell(&cluster, output)
         }
         Command::Remove { node } => {
