@@ -46,7 +46,7 @@ impl Fixture {
     }
 
     fn uri(&self) -> String {
-        self.served.as_ref().unwrap().exports()[0].uri.clone()
+        self.served.as_ref().unwrap().exports()[0].at.clone()
     }
 
     fn client(&self) -> Client {

@@ -2,93 +2,18 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod nbd_client;
+mod server;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nbd_client::Client;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
-
-const MIB: u64 = 1 << 20;
-
-/// A name that nothing has. A socket's is short, whatever that of the test's directory is.
-fn socket() -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    std::env::temp_dir().join(format!("onedisk-served-{}-{count}.sock", std::process::id()))
-}
-
-struct Server {
-    child: Child,
-    image: PathBuf,
-    socket: PathBuf,
-}
-
-impl Server {
-    fn start(dir: &Path, arguments: &[&str]) -> Self {
-        let (image, socket) = (dir.join("disk.img"), socket());
-        if !image.exists() {
-            File::create(&image).unwrap().set_len(8 * MIB).unwrap();
-        }
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vdisk"))
-            .args(["serve", image.to_str().unwrap(), "--nbd", &format!("unix:{}", socket.display())])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        assert!(ready.starts_with("nbd+unix:///"), "{ready}");
-        Self { child, image, socket }
-    }
-
-    fn client(&self, host: &str) -> Client {
-        Client::at(&self.socket, host)
-    }
-
-    fn try_ctl(&self, arguments: &[&str]) -> Output {
-        vdisk(&[&["ctl", self.image.to_str().unwrap(), "--output", "json"], arguments].concat())
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> Value {
-        let out = self.try_ctl(arguments);
-        assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
-        serde_json::from_slice(&out.stdout).unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
-    }
-
-    fn wait(&mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_file(&self.socket);
-        vdisk(&["list"]);
-    }
-}
-
-fn vdisk(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vdisk")).args(arguments).output().unwrap()
-}
-
-fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
+use server::{MIB, Server, scratch, socket, vdisk};
 
 #[test]
 fn layers_are_set_and_taken_away_while_it_is_used() {

@@ -31,6 +31,7 @@
 mod allocation;
 pub mod control;
 mod disk;
+mod fuse;
 mod host;
 mod layer;
 mod mailbox;
@@ -56,5 +57,5 @@ pub use port::Port;
 pub use registry::{clean_up, served};
 pub use request::{Answer, Operation, Outcome, Request};
 pub use reservation::{Action, Key, Reservation, ReservationKind, Reservations};
-pub use served::{Export, Options, Served};
+pub use served::{Export, ExportKind, Options, Served};
 pub use stats::{Activity, Count, Counts, LayerCount, LayerName};

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::release;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::file_id::FileId;
 
@@ -18,6 +19,9 @@ use crate::file_id::FileId;
 const NOTE: &str = "note.json";
 /// The control socket in a server's directory.
 const SOCKET: &str = "control";
+
+/// Where a server mounts files in its directory.
+const MOUNT_POINT: &str = "files";
 
 /// What a server has taken.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -28,8 +32,10 @@ pub(super) struct Note {
     pub(super) pid: u32,
     /// Where it has mounted something.
     pub(super) mounts: Vec<PathBuf>,
-    /// Loop devices that it has attached, as `/dev/loopN`, by number.
-    pub(super) loops: Vec<u32>,
+    /// Which of those directories it makes.
+    pub(super) made: Vec<PathBuf>,
+    /// Whether it has attached loop devices to files there.
+    pub(super) attached: bool,
     /// Sockets that it listens at.
     pub(super) sockets: Vec<PathBuf>,
 }
@@ -67,6 +73,11 @@ impl Registered {
     /// Where its control socket is.
     pub(super) fn socket(&self) -> PathBuf {
         self.directory.join(SOCKET)
+    }
+
+    /// Where it may mount something if nobody says where.
+    pub(super) fn mount_point(&self) -> PathBuf {
+        self.directory.join(MOUNT_POINT)
     }
 
     /// Notes something that is about to be taken.
@@ -171,15 +182,17 @@ fn clean_one(directory: &Path) -> Option<String> {
     let _alone = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
     let note = read(directory).unwrap_or_default();
     let mut found = Vec::new();
-    for number in &note.loops {
-        if super::release::loop_device(*number, &note.mounts) {
-            found.push(format!("/dev/loop{number}"));
-        }
+    if note.attached {
+        found.extend(release::loop_devices(&note.mounts).iter().map(|device| device.path.display().to_string()));
     }
     for mount in &note.mounts {
-        if super::release::mount(mount) {
+        if release::mount(mount) {
             found.push(format!("the mount at {}", mount.display()));
         }
+    }
+    for made in &note.made {
+        // Somebody may have put something there.
+        let _ = fs::remove_dir(made);
     }
     for socket in &note.sockets {
         let is_socket = fs::symlink_metadata(socket).is_ok_and(|metadata| metadata.file_type().is_socket());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use blockdev::emulate::nbd::{Address, Certificates};
 use blockdev::emulate::{DiskOptions, Export, Fault, HostName, Latency, Layers, Limit, Options, Served};
 use blockdev::engine::Choice;
-use blockdev::{ByteSize, Cancel, Result, ui};
+use blockdev::{ByteSize, Cancel, ErrorKind, Result, ui};
 use serde::Serialize;
 
 /// How often to look whether it is to end.
@@ -15,7 +15,8 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Serve an image as a disk that several hosts share.
 ///
-/// Prints where each host finds the disk, and serves until it is interrupted.
+/// Prints where each host finds the disk, and serves until it is interrupted: then, with --attach, until nobody uses a device
+/// any more. Interrupted again it ends at once, and devices in use fail.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The image, or a block device.
@@ -23,8 +24,16 @@ pub(crate) struct Args {
     path: PathBuf,
 
     /// Export it over NBD at unix:PATH or tcp:HOST:PORT, to each host under its name. May be given several times.
-    #[arg(long, value_name = "ADDRESS", required = true)]
+    #[arg(long, value_name = "ADDRESS", required_unless_present_any = ["fuse", "attach"])]
     nbd: Vec<Address>,
+
+    /// Export it through FUSE as files of this machine: in this directory, to each host under its name.
+    #[arg(long, value_name = "DIRECTORY")]
+    fuse: Option<PathBuf>,
+
+    /// Export it as block devices of this machine: to each host as a loop device on such a file.
+    #[arg(long)]
+    attach: bool,
 
     /// A host that uses the disk. May be given several times.
     #[arg(long = "host", value_name = "NAME", default_value = "disk")]
@@ -94,6 +103,8 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
             hosts: args.hosts.clone(),
         },
         nbd: args.nbd.clone(),
+        fuse: args.fuse.clone(),
+        attach: args.attach,
         layers: Layers {
             queue_depth: args.queue_depth,
             rate: args.rate.clone(),
@@ -104,11 +115,32 @@ pub(crate) fn run(args: &Args, output: ui::Output) -> Result<()> {
         },
         certificates: args.tls.clone().map(Certificates::new),
     };
-    let served = Served::start(&args.path, &options)?;
+    let mut served = Served::start(&args.path, &options)?;
     let serving = Serving { size: served.disk().size(), exports: served.exports() };
     ui::print_result(output, &serving, |serving| serving.exports.iter().map(|export| format!("{export}\n")).collect())?;
     while !cancel.is_cancelled() && !served.is_asked_to_stop() {
         thread::sleep(TICK);
     }
+    give_devices_back(&mut served)?;
     served.stop()
+}
+
+/// Waits until nobody uses a device any more, and says who does.
+fn give_devices_back(served: &mut Served) -> Result<()> {
+    let mut said = String::new();
+    while let Err(error) = served.detach() {
+        if error.kind() != ErrorKind::Refused {
+            return Err(error);
+        }
+        let why = format!(
+            "{error}; the disk is served until then{}",
+            error.hint().map_or(String::new(), |hint| format!(" ({hint})"))
+        );
+        if why != said {
+            ui::notice(&why);
+            said = why;
+        }
+        thread::sleep(TICK);
+    }
+    Ok(())
 }

@@ -117,6 +117,7 @@ fn text(status: &Status, view: &View) -> String {
     if status.layers.cache.is_some() {
         facts.push(("not durable", status.dirty.to_string()));
     }
+    facts.extend(status.exports.iter().map(|export| ("export", export.to_string())));
     let per_second = |count: u64| {
         #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
         let rate = count as f64 / view.seconds;

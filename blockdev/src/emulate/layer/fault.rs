@@ -76,6 +76,13 @@ pub struct Fault {
     seed: u64,
 }
 
+impl Fault {
+    /// Whether what it hits is not answered as long as it is there.
+    pub(in super::super) fn keeps_waiting(&self) -> bool {
+        self.kind == Kind::Stuck
+    }
+}
+
 impl FromStr for Fault {
     type Err = Error;
 

@@ -99,6 +99,11 @@ impl Port {
         &self.disk
     }
 
+    /// What others need of it.
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
     /// What a person should know about how it runs.
     #[must_use]
     pub fn notices(&self) -> &[String] {
