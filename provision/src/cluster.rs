@@ -359,7 +359,7 @@ fn missing(state: &StateDirectory, name: &Name) -> Error {
 fn engine_of(config: &Config) -> Box<dyn Engine> {
     match config.engine {
         EngineKind::Postgres => Box::new(Postgres::new(config.bin_directory.clone())),
-        EngineKind::Polardb => Box::new(PolarDb::new(config.workers.unwrap_or(WORKERS_DEFAULT))),
+        EngineKind::Polardb => Box::new(PolarDb::new(config.workers.unwrap_or(WORKERS_DEFAULT), config.pfsd.clone())),
     }
 }
 

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use blockdev::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Pfsd;
+
 /// What a node does in a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -99,13 +101,16 @@ pub struct NodeSpec {
     /// The address of its Docker's machine at which everybody reaches it; 127.0.0.1 where none is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
+    /// Which pfsd it runs, if not the one that the others do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pfsd: Option<Pfsd>,
 }
 
 impl NodeSpec {
     /// A node of which no more is said.
     #[must_use]
     pub fn new(name: Name, role: Role, port: Option<u16>) -> Self {
-        Self { name, role, port, docker: None, address: None }
+        Self { name, role, port, docker: None, address: None, pfsd: None }
     }
 }
 
@@ -153,6 +158,9 @@ pub struct Node {
     /// The address of its Docker's machine at which everybody reaches it, where it is not 127.0.0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
+    /// Which pfsd it runs, if not the one that the others do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pfsd: Option<Pfsd>,
     /// Which of the hosts of a shared disk it is, from 1; [`UNNUMBERED`](Self::UNNUMBERED) until it is in a topology.
     #[serde(default)]
     pub host_id: u16,
@@ -165,7 +173,16 @@ impl Node {
     /// A node that is in no topology yet.
     #[must_use]
     pub fn new(name: Name, role: Role, port: u16) -> Self {
-        Self { name, role, port, port_may_change: false, docker: None, address: None, host_id: Self::UNNUMBERED }
+        Self {
+            name,
+            role,
+            port,
+            port_may_change: false,
+            docker: None,
+            address: None,
+            pfsd: None,
+            host_id: Self::UNNUMBERED,
+        }
     }
 }
 

@@ -160,11 +160,11 @@ fn assign_ports(kept: &[Node], added: Vec<NodeSpec>, elsewhere: &HashSet<u16>) -
     check_specs(kept.iter().map(|node| (&node.name, node.role, Some(node.port))).chain(asked))?;
     let given = kept.iter().map(|node| node.port).chain(added.iter().filter_map(|spec| spec.port));
     let mut used: HashSet<u16> = given.chain(elsewhere.iter().copied()).collect();
-    let new = added.into_iter().map(|NodeSpec { name, role, port, docker, address }| {
+    let new = added.into_iter().map(|NodeSpec { name, role, port, docker, address, pfsd }| {
         let port_may_change = port.is_none();
         let port = port.map_or_else(|| ports::pick(None, &used), Ok)?;
         used.insert(port);
-        Ok(Node { port_may_change, docker, address, ..Node::new(name, role, port) })
+        Ok(Node { port_may_change, docker, address, pfsd, ..Node::new(name, role, port) })
     });
     Topology::new(kept.iter().cloned().map(Ok).chain(new).collect::<Result<_>>()?)
 }
@@ -173,6 +173,7 @@ fn assign_ports(kept: &[Node], added: Vec<NodeSpec>, elsewhere: &HashSet<u16>) -
 /// asked for any more.
 fn grow(existing: &Topology, wanted: Wanted, elsewhere: &HashSet<u16>) -> Result<(Topology, Vec<String>)> {
     let known = |name: &Name| existing.node(name.as_str()).is_ok();
+    let mut kept = existing.nodes().to_vec();
     let (added, surplus): (Vec<NodeSpec>, Vec<String>) = match wanted {
         Wanted::Unsaid => (Vec::new(), Vec::new()),
         Wanted::Replicas(count) => {
@@ -187,13 +188,17 @@ fn grow(existing: &Topology, wanted: Wanted, elsewhere: &HashSet<u16>) -> Result
         Wanted::Nodes(specs) => {
             for spec in &specs {
                 check_same(existing, spec)?;
+                // What may change.
+                if let Some(node) = kept.iter_mut().find(|node| node.name == spec.name) {
+                    node.pfsd.clone_from(&spec.pfsd);
+                }
             }
             let surplus = existing.nodes().iter().filter(|node| specs.iter().all(|spec| spec.name != node.name));
             let surplus = surplus.map(|node| node.name.to_string()).collect();
             (specs.into_iter().filter(|spec| !known(&spec.name)).collect(), surplus)
         }
     };
-    Ok((assign_ports(existing.nodes(), added, elsewhere)?, surplus))
+    Ok((assign_ports(&kept, added, elsewhere)?, surplus))
 }
 
 fn check_same(existing: &Topology, spec: &NodeSpec) -> Result<()> {
@@ -290,6 +295,21 @@ mod tests {
         assert_eq!(names(&grown), ["primary", "replica1", "replica2", "extra", "x"]);
         assert_eq!(surplus, ["replica1", "replica2"]);
         assert_eq!(picked(&grown), ["extra"]);
+    }
+
+    #[test]
+    fn a_node_that_exists_may_get_another_pfsd() {
+        let none = HashSet::new();
+        let mut existing = made(Wanted::Replicas(1), Some(6000));
+        for pfsd in [Some("/p".parse().unwrap()), None] {
+            let specs = existing.nodes().iter().map(|node| {
+                let pfsd = pfsd.clone().filter(|_| node.role == Role::Replica);
+                NodeSpec { pfsd, ..NodeSpec::new(node.name.clone(), node.role, None) }
+            });
+            existing = grow(&existing, Wanted::Nodes(specs.collect()), &none).unwrap().0;
+            assert_eq!(existing.nodes().iter().map(|node| node.pfsd.clone()).collect::<Vec<_>>(), [None, pfsd]);
+            assert_eq!(grow(&existing, Wanted::Replicas(1), &none).unwrap().0, existing);
+        }
     }
 
     #[test]

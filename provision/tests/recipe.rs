@@ -118,6 +118,22 @@ fn what_is_asked_for_is_what_is_typed() {
 }
 
 #[test]
+fn a_pfsd_of_this_machine_is_brought_to_the_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("pfsd");
+    std::fs::write(&program, "abc").unwrap();
+    let script = script(&format!("pfsd = {program:?}"));
+    let place = "/usr/local/lib/onedisk/pfsd-ba7816bf8f01cfea";
+    for node in ["onedisk-c-pb1", "onedisk-c-pb2"] {
+        let brought = script.find(&format!("cp {} {node}:{place}\n", program.display()));
+        let started =
+            script.find(&format!("{node} sh -c 'exec \"$@\" >>/var/lib/onedisk/log/pfsd.log 2>&1' pfsd {place} -f"));
+        assert!(brought.is_some() && brought < started, "{script}");
+    }
+    assert!(!script.contains("pfsdaemon"), "{script}");
+}
+
+#[test]
 fn a_device_is_not_made() {
     let script = script("device = \"/dev/nvme7n1\"");
     assert!(script.contains("--device /dev/nvme7n1:/dev/nvme1n1 ") && !script.contains("vdisk"), "{script}");

@@ -103,6 +103,7 @@ impl Layers {
             prealloc: made.prealloc,
             device: made.device.clone(),
             workers: made.workers,
+            pfsd: Some(made.pfsd.clone()),
             heartbeat: Some(made.heartbeat),
             trust: Some(made.trust),
             parameters: (!given).then(|| made.parameters.clone()),

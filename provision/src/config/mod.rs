@@ -6,6 +6,7 @@
 
 mod heartbeat;
 mod layers;
+mod pfsd;
 mod size;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::topology::{Name, NodeSpec};
 
 pub use heartbeat::Heartbeat;
 pub use layers::{Layers, Origin, Wanted};
+pub use pfsd::Pfsd;
 
 /// A commented cluster file in which every key has its default.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -163,6 +165,12 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<u16>,
 
+    /// Which pfsd the nodes of PolarDB run: `image`, the one of their image, which is the default, or the path of one on this
+    /// machine, which is brought to them.
+    #[arg(long, value_name = "PATH", env = "PROVISION_PFSD")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pfsd: Option<Pfsd>,
+
     /// The primary writes something tiny so often, such as 10ms, so that no replica of PolarDB falls asleep; off by default.
     #[arg(long, value_name = "TIME", env = "PROVISION_HEARTBEAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,6 +218,7 @@ impl Settings {
             engine: Some(EngineKind::Postgres),
             replicas: Some(1),
             storage: Some(Storage::Directory),
+            pfsd: Some(Pfsd::Image),
             heartbeat: Some(Heartbeat::Off),
             trust: Some(false),
             ..Self::default()
@@ -306,6 +315,9 @@ pub struct Config {
     /// How many requests the pfsd of a node serves at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u16>,
+    /// Which pfsd the nodes run.
+    #[serde(default)]
+    pub pfsd: Pfsd,
     /// How often the primary writes something tiny.
     #[serde(default)]
     pub heartbeat: Heartbeat,
@@ -415,6 +427,7 @@ mod tests {
             prealloc = "sparse"
             device = "/dev/x"
             workers = 2
+            pfsd = "/p"
             heartbeat = "10ms"
             trust = true
             parameters = { work_mem = "1MB" }

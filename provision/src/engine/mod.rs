@@ -3,6 +3,7 @@
 pub mod polardb;
 pub mod postgres;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use blockdev::{ByteSize, Error, ErrorKind, Result};
@@ -168,6 +169,9 @@ pub struct NodeStatus {
     /// With how many workers its pfsd runs, 0 when it does not; nothing where no pfsd is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pfsd_workers: Option<u16>,
+    /// The program that its pfsd is, as the node sees it, when it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pfsd: Option<PathBuf>,
     /// How often the heart of a primary beats that is to have a heartbeat, ms; 0 when it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat_ms: Option<u64>,

@@ -223,6 +223,12 @@ pub trait Runtime {
     /// What [`write`](Self::write) does with the output of `source`, as one would type it.
     fn shell_write(&self, node: &Node, path: &Path, source: &str) -> String;
 
+    /// What [`bring`](Self::bring) does, as one would type it, if anything.
+    ///
+    /// # Errors
+    /// When the program cannot be read.
+    fn shell_bring(&self, node: &Node, program: &Path) -> Result<Option<String>>;
+
     /// What [`start`](Self::start) does, as one would type it.
     fn shell_start(&self, service: Service<'_>, command: &Command) -> String;
 
@@ -296,6 +302,20 @@ pub trait Runtime {
     /// When it cannot be stored or renamed.
     fn complete(&self, node: &Node, from: &Path, to: &Path) -> Result<()>;
 
+    /// Where a node has `program`, a file of this machine, once it was [brought](Self::bring) there. Another program, also
+    /// one that takes its place here, has another place there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn place_of(&self, program: &Path) -> Result<PathBuf>;
+
+    /// Brings `program`, a file of this machine that says `--version`, to [its place](Self::place_of) on the node unless it
+    /// is there.
+    ///
+    /// # Errors
+    /// When it cannot be brought, or does not run there.
+    fn bring(&self, node: &Node, program: &Path) -> Result<()>;
+
     /// Starts a process that outlives this one; what it prints goes to its [log](Self::log).
     ///
     /// # Errors
@@ -308,6 +328,12 @@ pub trait Runtime {
     /// # Errors
     /// When it cannot be found out.
     fn process_id(&self, service: Service<'_>) -> Result<Option<u32>>;
+
+    /// The words of the command that a service runs as, the program first, if it runs.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    fn command_line(&self, service: Service<'_>) -> Result<Option<Vec<String>>>;
 
     /// Sends `signal` to a service and waits until it is gone; what does not run is stopped.
     ///
@@ -340,6 +366,12 @@ pub trait Runtime {
     fn remove_shared(&self, topology: &Topology) -> Result<()>;
 }
 
+/// The words of a command as /proc has them.
+fn words(cmdline: &[u8]) -> Vec<String> {
+    let ended = cmdline.strip_suffix(b"\0").unwrap_or(cmdline);
+    ended.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -350,6 +382,11 @@ mod tests {
     fn a_command_reads_as_typed() {
         let command = Command::new("/bin/echo").args(["a b", "it's", "", "x=1"]).env("LC_ALL", "C");
         assert_eq!(command.to_string(), r"LC_ALL=C /bin/echo 'a b' 'it'\''s' '' x=1");
+    }
+
+    #[test]
+    fn the_words_of_a_process_are_told_apart() {
+        assert_eq!(words(b"/bin/pfsd\0-p\0\0a b\0"), ["/bin/pfsd", "-p", "", "a b"]);
     }
 
     proptest! {

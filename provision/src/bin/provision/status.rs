@@ -121,6 +121,8 @@ fn table(nodes: &[NodeStatus]) -> String {
             });
         }
         if shared {
+            let program = node.pfsd.as_ref().and_then(|program| program.file_name());
+            row.push(program.map_or_else(dash, |name| name.to_string_lossy().into_owned()));
             row.push(node.pfsd_workers.map_or_else(dash, |workers| workers.to_string()));
             row.push(node.shared_disk_usage.map_or_else(dash, |usage| usage.to_string()));
         }
@@ -131,7 +133,7 @@ fn table(nodes: &[NodeStatus]) -> String {
         header.push("HEARTBEAT");
     }
     if shared {
-        header.extend(["PFSD WORKERS>", "SHARED DISK>"]);
+        header.extend(["PFSD", "PFSD WORKERS>", "SHARED DISK>"]);
     }
     ui::table(&header, rows)
 }

@@ -3,8 +3,10 @@
 use crate::engine::postgres;
 
 /// What a log says, and what that means; those that say more come first.
-const CAUSES: [(&str, &str); 12] = [
+const CAUSES: [(&str, &str); 14] = [
     ("may already running", "another pfsd serves this disk on the node already"),
+    ("is served already, by process", "another pfsd serves this disk on the node already"),
+    ("holds no PolarFS volume", "there is no PolarFS volume on the shared disk"),
     ("No such file or directory, open /dev/", "the node does not see the shared disk: `provision repair`"),
     ("open local disk: open(/dev/nvme1n1", "the node may not open the shared disk: `provision repair`"),
     ("isn't formatted", "there is no PolarFS volume on the shared disk"),

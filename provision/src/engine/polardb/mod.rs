@@ -14,7 +14,7 @@ use blockdev::{ByteSize, Result};
 use super::postgres::{Kind, Postgres, heartbeat};
 use super::{Engine, Loss, NodeStatus};
 use crate::cluster::Cluster;
-use crate::config::RuntimeKind;
+use crate::config::{Pfsd, RuntimeKind};
 use crate::doctor::Finding;
 use crate::runtime::{Command, Device, NodeLog, Service};
 use crate::step::Step;
@@ -36,13 +36,19 @@ const KIND: Kind = Kind {
 pub struct PolarDb {
     postgres: Postgres,
     workers: u16,
+    pfsd: Pfsd,
 }
 
 impl PolarDb {
-    /// With so many workers for each pfsd.
+    /// With this pfsd where a node has none of its own, and so many workers for each.
     #[must_use]
-    pub fn new(workers: u16) -> Self {
-        Self { postgres: Postgres::of_kind(&KIND), workers }
+    pub fn new(workers: u16, pfsd: Pfsd) -> Self {
+        Self { postgres: Postgres::of_kind(&KIND), workers, pfsd }
+    }
+
+    /// The pfsd that `node` is to run.
+    fn pfsd_of<'a>(&'a self, node: &'a Node) -> &'a Pfsd {
+        node.pfsd.as_ref().unwrap_or(&self.pfsd)
     }
 
     fn finding_of_workers(&self) -> Option<Finding> {
@@ -66,8 +72,16 @@ impl Engine for PolarDb {
         findings.extend(conf::findings(&cluster.record.config));
         findings.extend(cluster.shared_disk()?.findings()?);
         findings.extend(self.finding_of_workers());
+        for node in cluster.record.topology.nodes() {
+            // Of a program that several nodes want it is said once.
+            if let Some(finding) = pfsd::finding(self.pfsd_of(node))
+                && !findings.contains(&finding)
+            {
+                findings.push(finding);
+            }
+        }
         let programs = self.postgres.programs(cluster)?;
-        if let Some(what) = steps::missing_program(&programs, cluster, cluster.record.topology.primary())? {
+        if let Some(what) = steps::missing_program(self, &programs, cluster, cluster.record.topology.primary())? {
             findings.push(Finding::error("no-polardb", what, "name another --image"));
         }
         if cluster.record.config.runtime == RuntimeKind::Local {
@@ -108,7 +122,9 @@ impl Engine for PolarDb {
         // A volume that cannot be read has no usage; that something is wrong with it shows in the nodes.
         let shared: Option<ByteSize> = cluster.shared_disk()?.used().ok();
         for (status, node) in nodes.iter_mut().zip(cluster.record.topology.nodes()) {
-            status.pfsd_workers = Some(pfsd::running_workers(cluster, node)?.unwrap_or(0));
+            let running = pfsd::running(cluster, node)?;
+            status.pfsd_workers = Some(running.as_ref().map_or(0, |running| running.workers));
+            status.pfsd = running.map(|running| running.program);
             status.shared_disk_usage = shared;
         }
         Ok(nodes)

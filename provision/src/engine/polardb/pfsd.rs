@@ -1,8 +1,11 @@
-//! PolarFS on a node: the volume, and the pfsd through which the node's database uses it.
+//! PolarFS on a node: the volume, and the pfsd through which the node's database uses it: the original's, or ours.
 //!
-//! `pfsdaemon` is run by itself and in the foreground. `start_pfsd.sh` beside it reports success for a disk that is missing
+//! It is run by itself and in the foreground. `start_pfsd.sh` beside it reports success for a disk that is missing
 //! or not formatted, and takes a pfsd of another container for its own.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use blockdev::{Error, ErrorKind, Result};
@@ -10,7 +13,9 @@ use nix::sys::signal::Signal;
 
 use super::explain::likely_cause;
 use crate::cluster::Cluster;
+use crate::config::Pfsd;
 use crate::disk::SharedDisk;
+use crate::doctor::Finding;
 use crate::engine::wait_for;
 use crate::runtime::{Command, NodeLog, Service};
 use crate::state::Note;
@@ -35,12 +40,20 @@ const MEETING_PLACES: [&str; 3] = ["/var/run/pfs", "/var/run/pfsd", "/dev/shm/pf
 const TOOL_PATIENCE: &str = "20";
 /// How long a pfsd may take to end: it finishes the requests that it has begun.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What pfsd writes into its log when it begins, and once it takes clients.
+/// What the original writes into its log when it begins, and once it takes clients.
 const BEGINS: &str = "starting pfsd[";
 const LISTENS: &str = "listen thread start working";
 
-/// The programs of PolarFS that a node must have.
-pub(super) const PROGRAMS: [&str; 2] = [PFS, PFSDAEMON];
+/// The option that says how many workers there are.
+const WORKERS: &str = "-w";
+
+/// The programs of PolarFS that the image of a node with this pfsd must have.
+pub(super) fn programs(pfsd: &Pfsd) -> &'static [&'static str] {
+    match pfsd {
+        Pfsd::Image => &[PFS, PFSDAEMON],
+        Pfsd::File(_) => &[PFS],
+    }
+}
 
 /// A command of the `pfs` tool.
 pub(super) fn pfs<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
@@ -92,26 +105,49 @@ fn mkfs(force: bool) -> Command {
     if force { mkfs.arg("-f") } else { mkfs }.arg(DISK)
 }
 
-/// Starts the pfsd of a node with so many workers, and waits until it takes clients. One that runs with another number is
-/// started anew: its clients wait for it.
-pub(super) fn start<'a>(cluster: &'a Cluster, node: &'a Node, workers: u16) -> Step<'a> {
+/// Starts the pfsd of a node with so many workers, and waits until it takes clients. Another one, or one with another number
+/// of workers, makes way for it: its clients wait meanwhile.
+pub(super) fn start<'a>(cluster: &'a Cluster, node: &'a Node, wanted: &'a Pfsd, workers: u16) -> Result<Step<'a>> {
     let runtime = cluster.runtime();
     let directories = meeting_places();
-    let daemon = daemon(workers);
-    let shown = [runtime.shell(node, &directories), runtime.shell_start(service(node), &daemon)];
-    Step::new(
+    let daemon = daemon(&program(cluster, wanted)?, workers);
+    let mut shown = Vec::new();
+    if let Pfsd::File(program) = wanted {
+        shown.extend(runtime.shell_bring(node, program)?);
+    }
+    shown.extend([runtime.shell(node, &directories), runtime.shell_start(service(node), &daemon)]);
+    // The original keeps a log and prints little. Ours prints what it logs, and before it has a log what keeps it from that.
+    let log = match wanted {
+        Pfsd::Image => own_log(cluster, node),
+        Pfsd::File(_) => NodeLog::of(runtime, service(node)),
+    };
+    let wanted_words: Vec<String> = std::iter::once(&daemon.program).chain(&daemon.args).cloned().collect();
+    let step = Step::new(
         format!("start the pfsd of {}", node.name),
-        move || Ok(running_workers(cluster, node)? == Some(workers)),
+        move || Ok(runtime.command_line(service(node))?.is_some_and(|words| words == wanted_words)),
         move || {
+            if let Pfsd::File(program) = wanted {
+                runtime.bring(node, program)?;
+            }
             stop(cluster, node)?;
             runtime.run(node, &directories)?;
             let log_start = own_log(cluster, node).length()?.unwrap_or(0);
             runtime.start(service(node), &daemon)?;
-            wait_until_it_listens(cluster, node, log_start)
+            wait_until_it_listens(cluster, node, || match wanted {
+                Pfsd::Image => Ok(listens(&String::from_utf8_lossy(&own_log(cluster, node).read(log_start)?))),
+                Pfsd::File(_) => answers(cluster, node, &daemon.program),
+            })
         },
-    )
-    .shell(shown)
-    .log(own_log(cluster, node), likely_cause)
+    );
+    Ok(step.shell(shown).log(log, likely_cause))
+}
+
+/// The program that is `pfsd`, as the nodes see it.
+fn program(cluster: &Cluster, pfsd: &Pfsd) -> Result<String> {
+    match pfsd {
+        Pfsd::Image => Ok(PFSDAEMON.to_owned()),
+        Pfsd::File(program) => Ok(cluster.runtime().place_of(program)?.to_string_lossy().into_owned()),
+    }
 }
 
 fn meeting_places() -> Command {
@@ -120,23 +156,40 @@ fn meeting_places() -> Command {
     Command::new("sh").args(["-c".to_owned(), format!("mkdir -p {list} && chmod 777 {list}")]).as_root()
 }
 
-fn daemon(workers: u16) -> Command {
-    Command::new(PFSDAEMON).args(["-f", "-p", DISK, "-w", &workers.to_string(), "-c", LOGGER]).as_root()
+/// Ours takes the options of the original.
+fn daemon(program: &str, workers: u16) -> Command {
+    Command::new(program).args(["-f", "-p", DISK, WORKERS, &workers.to_string(), "-c", LOGGER]).as_root()
 }
 
-/// With how many workers the pfsd of a node runs; nothing if it does not.
-pub(super) fn running_workers(cluster: &Cluster, node: &Node) -> Result<Option<u16>> {
-    let runtime = cluster.runtime();
-    if runtime.process_id(service(node))?.is_none() {
-        return Ok(None);
-    }
-    // The newest line of a pfsd that began: it prints the number it took.
-    let printed = runtime.read(node, &runtime.log(service(node)))?.unwrap_or_default();
-    Ok(workers_in(&String::from_utf8_lossy(&printed)))
+/// A pfsd that runs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    /// Its program, as the node sees it.
+    pub program: PathBuf,
+    /// With how many workers it was started.
+    pub workers: u16,
 }
 
-fn workers_in(printed: &str) -> Option<u16> {
-    printed.lines().rev().find_map(|line| line.strip_prefix("option workers ")?.trim().parse().ok())
+/// The pfsd of a node, if it runs.
+pub(super) fn running(cluster: &Cluster, node: &Node) -> Result<Option<Running>> {
+    Ok(cluster.runtime().command_line(service(node))?.and_then(|words| running_as(&words)))
+}
+
+fn running_as(words: &[String]) -> Option<Running> {
+    let workers = words.iter().skip_while(|word| *word != WORKERS).nth(1)?;
+    Some(Running { program: words.first()?.into(), workers: workers.parse().ok()? })
+}
+
+/// What is wrong with the pfsd that is wanted.
+pub(super) fn finding(wanted: &Pfsd) -> Option<Finding> {
+    let Pfsd::File(program) = wanted else { return None };
+    let wrong = match fs::metadata(program) {
+        Ok(file) if file.is_file() && file.permissions().mode() & 0o111 != 0 => return None,
+        Ok(_) => "it is no program".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let message = format!("the nodes cannot run {} as their pfsd: {wrong}", program.display());
+    Some(Finding::error("no-pfsd", message, "name another with --pfsd, or the one of the image with --pfsd image"))
 }
 
 /// The log that the pfsd of a node keeps by itself.
@@ -144,11 +197,10 @@ pub(super) fn own_log<'a>(cluster: &'a Cluster, node: &'a Node) -> NodeLog<'a> {
     NodeLog { runtime: cluster.runtime(), node, path: LOG.into() }
 }
 
-fn wait_until_it_listens(cluster: &Cluster, node: &Node, log_start: u64) -> Result<()> {
+fn wait_until_it_listens(cluster: &Cluster, node: &Node, listens: impl Fn() -> Result<bool>) -> Result<()> {
     wait_for(cluster, &format!("the pfsd of {} takes clients", node.name), || {
         let running = cluster.runtime().process_id(service(node))?.is_some();
-        let log = own_log(cluster, node).read(log_start)?;
-        match (running, listens(&String::from_utf8_lossy(&log))) {
+        match (running, listens()?) {
             (true, true) => Ok(Some(())),
             (true, false) => Ok(None),
             (false, _) => {
@@ -156,6 +208,12 @@ fn wait_until_it_listens(cluster: &Cluster, node: &Node, log_start: u64) -> Resu
             }
         }
     })
+}
+
+/// Whether ours answers questions about itself: it does once it takes clients.
+fn answers(cluster: &Cluster, node: &Node, program: &str) -> Result<bool> {
+    let ask = Command::new(program).args(["status", DISK]).as_root();
+    Ok(cluster.runtime().ask(node, &ask)?.is_some_and(|answer| answer.status.success()))
 }
 
 /// Whether the pfsd that began last in this log takes clients.
@@ -189,10 +247,29 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_workers_is_what_the_last_pfsd_took() {
-        let printed = "option workers 1\noption pbdname nvme1n1\noption workers 4\nstarting pfsd[7] nvme1n1\n";
-        assert_eq!(workers_in(printed), Some(4));
-        assert_eq!(workers_in("starting pfsd[7] nvme1n1\n"), None);
+    fn what_runs_is_known_by_its_command() {
+        let words = |command: &Command| -> Vec<String> {
+            std::iter::once(&command.program).chain(&command.args).cloned().collect()
+        };
+        for (program, workers) in [(PFSDAEMON, 1), ("/usr/local/lib/onedisk/pfsd-0", 128)] {
+            let expected = Running { program: program.into(), workers };
+            assert_eq!(running_as(&words(&daemon(program, workers))), Some(expected));
+        }
+        // Whoever starts it has not become it yet.
+        assert_eq!(running_as(&["sh".to_owned(), "-c".to_owned()]), None);
+    }
+
+    #[test]
+    fn what_cannot_be_a_pfsd_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("pfsd");
+        let wanted = Pfsd::File(program.clone());
+        assert!(finding(&wanted).is_some_and(|finding| finding.message.contains("No such file")));
+        fs::write(&program, "").unwrap();
+        assert!(finding(&wanted).is_some_and(|finding| finding.message.ends_with("it is no program")));
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(finding(&wanted), None);
+        assert_eq!(finding(&Pfsd::Image), None);
     }
 
     #[test]
@@ -200,7 +277,7 @@ mod tests {
         assert_eq!(mkfs(false).to_string(), "/usr/local/bin/pfs -C disk mkfs nvme1n1");
         assert_eq!(mkfs(true).to_string(), "/usr/local/bin/pfs -C disk mkfs -f nvme1n1");
         assert_eq!(
-            daemon(2).to_string(),
+            daemon(PFSDAEMON, 2).to_string(),
             "/usr/local/polarstore/pfsd/bin/pfsdaemon -f -p nvme1n1 -w 2 -c /usr/local/polarstore/pfsd/conf/pfsd_logger.conf"
         );
         assert!(LOG.contains(DISK));

@@ -8,6 +8,7 @@ use super::conf::SHARED_DATA;
 use super::explain::likely_cause;
 use super::{PolarDb, pfsd};
 use crate::cluster::Cluster;
+use crate::config::Pfsd;
 use crate::disk::SharedDisk;
 use crate::engine::Loss;
 use crate::engine::postgres::steps::{self as server, Initdb, unfinished};
@@ -31,13 +32,15 @@ pub(super) fn all<'a>(engine: &'a PolarDb, cluster: &'a Cluster, loss: Loss) -> 
     let disk = cluster.shared_disk()?;
     let topology = &cluster.record.topology;
     let primary = topology.primary();
-    let mut steps = vec![look_for_programs(programs, cluster, primary)];
+    let mut steps = vec![look_for_programs(engine, programs, cluster, primary)];
     steps.extend(server::check_parameters(programs, cluster));
     if !cluster.record.config.trust {
         steps.push(server::make_passwords(cluster));
     }
     steps.push(pfsd::format(cluster, disk, primary));
-    steps.extend(topology.nodes().iter().map(|node| pfsd::start(cluster, node, engine.workers)));
+    for node in topology.nodes() {
+        steps.push(pfsd::start(cluster, node, engine.pfsd_of(node), engine.workers)?);
+    }
     steps.push(make_shared_data(cluster, disk, primary));
     steps.push(initialize(programs, cluster, disk, primary));
     steps.push(server::configure(&engine.postgres, cluster, primary));
@@ -55,23 +58,24 @@ pub(super) fn all<'a>(engine: &'a PolarDb, cluster: &'a Cluster, loss: Loss) -> 
 }
 
 pub(super) fn start<'a>(engine: &'a PolarDb, cluster: &'a Cluster, nodes: &[&'a Node]) -> Result<Vec<Step<'a>>> {
-    let mut steps: Vec<Step<'a>> = nodes.iter().map(|node| pfsd::start(cluster, node, engine.workers)).collect();
+    let pfsds = nodes.iter().map(|node| pfsd::start(cluster, node, engine.pfsd_of(node), engine.workers));
+    let mut steps = pfsds.collect::<Result<Vec<_>>>()?;
     steps.extend(server::start(&engine.postgres, cluster, nodes)?);
     Ok(steps)
 }
 
-fn look_for_programs<'a>(programs: &Programs, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
+fn look_for_programs<'a>(engine: &'a PolarDb, programs: &Programs, cluster: &'a Cluster, node: &'a Node) -> Step<'a> {
     let runtime = cluster.runtime();
     let programs = programs.clone();
     let shown = [
-        runtime.shell(node, &list_programs()),
+        runtime.shell(node, &list_programs(engine.pfsd_of(node))),
         format!("{} | grep -e {PFSD_OPTION}", runtime.shell(node, &ask_for_options(&programs))),
     ];
     Step::new(
         "look for PolarDB and PolarFS in the image",
         // They have made the database, then.
         move || Ok(cluster.directory.was_complete(&node.name)),
-        move || match missing_program(&programs, cluster, node)? {
+        move || match missing_program(engine, &programs, cluster, node)? {
             None => Ok(()),
             Some(what) => Err(Error::new(ErrorKind::Unsupported, what).with_hint("name another --image")),
         },
@@ -80,8 +84,8 @@ fn look_for_programs<'a>(programs: &Programs, cluster: &'a Cluster, node: &'a No
     .shell(shown)
 }
 
-fn list_programs() -> Command {
-    Command::new("ls").args(pfsd::PROGRAMS)
+fn list_programs(pfsd: &Pfsd) -> Command {
+    Command::new("ls").args(pfsd::programs(pfsd).iter().copied())
 }
 
 fn ask_for_options(programs: &Programs) -> Command {
@@ -90,8 +94,13 @@ fn ask_for_options(programs: &Programs) -> Command {
 
 /// What the image lacks, if it can be asked. A PolarDB without pfsd would mount the shared disk, say so, and die of a
 /// segmentation fault.
-pub(super) fn missing_program(programs: &Programs, cluster: &Cluster, node: &Node) -> Result<Option<String>> {
-    let Some(found) = cluster.runtime().ask(node, &list_programs())? else { return Ok(None) };
+pub(super) fn missing_program(
+    engine: &PolarDb,
+    programs: &Programs,
+    cluster: &Cluster,
+    node: &Node,
+) -> Result<Option<String>> {
+    let Some(found) = cluster.runtime().ask(node, &list_programs(engine.pfsd_of(node)))? else { return Ok(None) };
     if !found.status.success() {
         return Ok(Some(format!("the image has no PolarFS: {}", String::from_utf8_lossy(&found.stderr).trim())));
     }

@@ -89,6 +89,7 @@ fn one(engine: &Postgres, cluster: &Cluster, node: &Node, followers: &[Follower]
         lag_ms: follower.and_then(|follower| follower.lag_ms),
         disk_usage: runtime.disk_usage(node),
         pfsd_workers: None,
+        pfsd: None,
         heartbeat_ms: heartbeat_ms(cluster, node)?,
         shared_disk_usage: None,
     })

@@ -263,6 +263,18 @@ pub(super) fn find(client: &Client, container: &str, label: &str, user: &str) ->
     Ok(String::from_utf8_lossy(&printed).lines().filter_map(|line| line.trim().parse().ok()).collect())
 }
 
+/// The command line of the first process of `user` that carries `label`, as /proc has it.
+pub(super) fn cmdline(client: &Client, container: &str, label: &str, user: &str) -> Result<Vec<u8>> {
+    let read = format!("{FIND} | head -n 1 | while read -r id; do cat \"/proc/$id/cmdline\" 2>/dev/null; done; true");
+    let reader = Exec { container, label: "search", user, home: "/", command: &script(&read, &[label, LABEL]) };
+    let mut printed = Vec::new();
+    reader.run(client, &[], &Cancel::new(), |_, bytes| {
+        printed.extend_from_slice(bytes);
+        Ok(())
+    })?;
+    Ok(printed)
+}
+
 /// Sends `signal`, such as INT, to the processes of `user` that carry `label`.
 pub(super) fn signal(client: &Client, container: &str, label: &str, user: &str, signal: &str) -> Result<()> {
     let kill = format!("{FIND} | while read -r id; do kill -s \"$2\" \"$id\" 2>/dev/null; done; true");

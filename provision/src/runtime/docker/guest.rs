@@ -1,5 +1,5 @@
-//! A program of ours in a container that somebody else made: brought along, and spoken to through its standard input and
-//! output. The container needs nothing for that, not even a shell.
+//! A program of ours in a container: brought along, and spoken to through its standard input and output. The container, which
+//! somebody else made, needs nothing for that, not even a shell.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -73,13 +73,8 @@ impl Guest {
                 .with_hint(format!("docker start {container}")));
         }
         let name = format!("{PREFIX}{}", std::process::id());
-        bring(&client, container, program, &name, cancel)?;
         let path = format!("/{name}");
-        if let Err(error) = try_out(&client, container, program, &path, cancel) {
-            // It may well lack what removes files, too; then it keeps this one.
-            let _ = run(&client, container, &["rm", "-f", &path], &Cancel::new());
-            return Err(error);
-        }
+        bring(&client, container, program, &path, cancel)?;
         let what = || format!("cannot run {} in the container {container}", program.display());
         let words = [&[&*path], arguments].concat();
         let (output, input) = start(&client, container, &words, what)?;
@@ -148,8 +143,16 @@ impl Drop for Guest {
     }
 }
 
-/// Puts the file of `program` into the root directory of the container, as `name`.
-fn bring(client: &Client, container: &str, program: &Path, name: &str, cancel: &Cancel) -> Result<()> {
+/// Puts the file of `program` into the container as `path`, whose directory is there, and sees that it runs there.
+pub(super) fn bring(client: &Client, container: &str, program: &Path, path: &str, cancel: &Cancel) -> Result<()> {
+    put(client, container, program, path, cancel)?;
+    try_out(client, container, program, path, cancel).inspect_err(|_| {
+        // The container may well lack what removes files, too; then it keeps this one.
+        let _ = run(client, container, &["rm", "-f", path], &Cancel::new());
+    })
+}
+
+fn put(client: &Client, container: &str, program: &Path, path: &str, cancel: &Cancel) -> Result<()> {
     let what = || format!("cannot bring {} into the container {container}", program.display());
     let content = std::fs::read(program).context(what)?;
     let mut header = tar::Header::new_gnu();
@@ -157,7 +160,7 @@ fn bring(client: &Client, container: &str, program: &Path, name: &str, cancel: &
     header.set_mode(0o755);
     header.set_cksum();
     let mut archive = tar::Builder::new(Vec::with_capacity(content.len() + (1 << 14)));
-    archive.append_data(&mut header, name, &*content).context(what)?;
+    archive.append_data(&mut header, path.trim_start_matches('/'), &*content).context(what)?;
     let archive = archive.into_inner().context(what)?;
     let options = UploadToContainerOptions { path: "/".to_owned(), ..UploadToContainerOptions::default() };
     let docker = client.docker();
@@ -174,7 +177,7 @@ fn try_out(client: &Client, container: &str, program: &Path, path: &str, cancel:
     let message = format!("{} does not run in the container {container}: {said}", program.display());
     Err(Error::new(ErrorKind::Unsupported, message).with_hint(
         "it is linked against libraries of this machine that the container lacks or has older; a static one runs anywhere: \
-         RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target x86_64-unknown-linux-gnu --package bench",
+         RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target x86_64-unknown-linux-gnu --bins",
     ))
 }
 

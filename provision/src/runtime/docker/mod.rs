@@ -11,6 +11,8 @@ mod exec;
 mod files;
 mod findings;
 mod guest;
+mod program;
+mod service;
 mod transport;
 
 use std::cell::RefCell;
@@ -394,6 +396,10 @@ impl Runtime for Docker {
         format!("({source}) | {}", self.shell_with_input(node, &write))
     }
 
+    fn shell_bring(&self, node: &Node, program: &Path) -> Result<Option<String>> {
+        self.shell_bring_program(node, program).map(Some)
+    }
+
     fn shell_start(&self, service: Service<'_>, command: &Command) -> String {
         let log = self.log(service);
         let start = format!("exec \"$@\" >>{} 2>&1", quote(&log.to_string_lossy()));
@@ -483,37 +489,28 @@ impl Runtime for Docker {
         self.script(node, COMPLETE, &[&from.to_string_lossy(), &to.to_string_lossy()], &[], what)
     }
 
+    fn place_of(&self, program: &Path) -> Result<PathBuf> {
+        program::place_of(program)
+    }
+
+    fn bring(&self, node: &Node, program: &Path) -> Result<()> {
+        self.bring_program(node, program)
+    }
+
     fn start(&self, service: Service<'_>, command: &Command) -> Result<()> {
-        let client = self.client(service.node)?;
-        let (container, label) = (self.container_name(service.node), self.label(service.node, service.name));
-        let exec = Exec { container: &container, label: &label, user: self.user_of(command), home: HOME, command };
-        exec.start(&client, &self.log(service).to_string_lossy())
+        self.start_service(service, command)
     }
 
     fn process_id(&self, service: Service<'_>) -> Result<Option<u32>> {
-        Ok(self.find(service)?.map(|(process_id, _)| process_id))
+        Ok(self.find_service(service)?.map(|(process_id, _)| process_id))
+    }
+
+    fn command_line(&self, service: Service<'_>) -> Result<Option<Vec<String>>> {
+        self.words_of_service(service)
     }
 
     fn stop(&self, service: Service<'_>, signal: Signal, patience: Duration) -> Result<()> {
-        let Some((_, user)) = self.find(service)? else { return Ok(()) };
-        let client = self.client(service.node)?;
-        let (container, label) = (self.container_name(service.node), self.label(service.node, service.name));
-        exec::signal(&client, &container, &label, &user, signal.as_str().trim_start_matches("SIG"))?;
-        let deadline = Instant::now() + patience;
-        while let Some((process_id, _)) = self.find(service)? {
-            self.cancel.check("waiting for a process to end")?;
-            if Instant::now() >= deadline {
-                let (name, node) = (service.name, &service.node.name);
-                let patience = patience.as_secs();
-                return Err(Error::new(
-                    ErrorKind::Io,
-                    format!("{name} of {node} (process {process_id}) still runs {patience} s after {signal}"),
-                )
-                .with_hint(format!("see {} in {container}", self.log(service).display())));
-            }
-            std::thread::sleep(INTERVAL);
-        }
-        Ok(())
+        self.stop_service(service, signal, patience)
     }
 
     fn log(&self, service: Service<'_>) -> PathBuf {
@@ -565,30 +562,6 @@ impl Runtime for Docker {
 
     fn remove_shared(&self, topology: &Topology) -> Result<()> {
         self.one_per_daemon(topology)?.into_iter().try_for_each(|node| self.remove_network(&*self.client(node)?))
-    }
-}
-
-impl Docker {
-    /// The process id of a service, and whom it runs as.
-    fn find(&self, service: Service<'_>) -> Result<Option<(u32, String)>> {
-        let client = self.client(service.node)?;
-        let Some(container) = self.container(&client, service.node)?.filter(|container| container.running) else {
-            return Ok(None);
-        };
-        let (name, label) = (self.container_name(service.node), self.label(service.node, service.name));
-        for running in exec::running(&client, &name, &container.commands)? {
-            if running.label == label
-                && let Some(process_id) = running.process_id
-            {
-                return Ok(Some((process_id, running.user)));
-            }
-        }
-        for user in [self.user.as_str(), "root"] {
-            if let Some(process_id) = exec::find(&client, &name, &label, user)?.first() {
-                return Ok(Some((*process_id, user.to_owned())));
-            }
-        }
-        Ok(None)
     }
 }
 

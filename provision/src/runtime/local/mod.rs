@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 
 use crate::config::Storage;
 use crate::doctor::Finding;
-use crate::runtime::{Command, Devices, Network, Runtime, Service};
+use crate::runtime::{Command, Devices, Network, Runtime, Service, words};
 use crate::state::{ClusterDirectory, Record, write_atomically};
 use crate::step::{Log, Step};
 use crate::topology::{Node, Topology};
@@ -337,6 +337,10 @@ impl Runtime for Local {
         }
     }
 
+    fn shell_bring(&self, _node: &Node, _program: &Path) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     fn shell_start(&self, service: Service<'_>, command: &Command) -> String {
         format!("{} >>{} 2>&1 &", self.shell(service.node, command), quoted(&self.log(service)))
     }
@@ -458,11 +462,26 @@ impl Runtime for Local {
         prepared.spawn().map(drop).context(failed)
     }
 
+    fn place_of(&self, program: &Path) -> Result<PathBuf> {
+        Ok(program.to_owned())
+    }
+
+    fn bring(&self, _node: &Node, _program: &Path) -> Result<()> {
+        Ok(())
+    }
+
     fn process_id(&self, service: Service<'_>) -> Result<Option<u32>> {
         let label = self.label(service.node, service.name);
         // Its own children may carry it, too; the first is their parent.
         let ids = labelled(&label)?.into_iter().filter(|process| process.label == label).map(|process| process.id);
         Ok(ids.min())
+    }
+
+    fn command_line(&self, service: Service<'_>) -> Result<Option<Vec<String>>> {
+        let Some(id) = self.process_id(service)? else { return Ok(None) };
+        // It may have ended meanwhile.
+        let cmdline = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        Ok((!cmdline.is_empty()).then(|| words(&cmdline)))
     }
 
     fn stop(&self, service: Service<'_>, signal: Signal, patience: Duration) -> Result<()> {
