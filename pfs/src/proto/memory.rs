@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use blockdev::{Context, Error, ErrorKind, Result};
 use nix::errno::Errno;
@@ -20,7 +20,7 @@ use super::geometry::{
 };
 use super::semaphore::Semaphore;
 use super::slot::{Owner, SlotState, SlotWord};
-use super::{Places, ShmEpoch, VERSION};
+use super::{Places, ShmEpoch, VERSION, shared};
 
 /// What of a request's record says something: bytes 128 to 384.
 pub(super) const REQUEST: std::ops::Range<usize> = 128..384;
@@ -424,49 +424,19 @@ impl<'a> Slot<'a> {
     pub fn copy_from_buffer(self, from: usize, into: &mut [u8]) {
         let unit = self.channel.number.region().unit();
         assert!(from.checked_add(into.len()).is_some_and(|end| end <= unit), "{} bytes from {from}", into.len());
-        // The part of the first word that is asked for, whole words, the part of the last.
-        let head = (from.next_multiple_of(8) - from).min(into.len());
-        let (head, rest) = into.split_at_mut(head);
-        let (words, tail) = rest.as_chunks_mut();
-        let at = from + head.len();
-        self.copy_within_word(from, head);
-        for (index, word) in words.iter_mut().enumerate() {
-            *word = self.buffer_word(at + 8 * index).load(Ordering::Relaxed).to_ne_bytes();
-        }
-        self.copy_within_word(at + 8 * words.len(), tail);
+        // SAFETY: inside the buffer, as was just seen, and mapped for as long as the region is borrowed.
+        unsafe { shared::copy_out(self.buffer().add(from).as_ptr(), into) }
     }
 
-    /// Copies a few bytes out of one word of its buffer.
-    fn copy_within_word(self, from: usize, into: &mut [u8]) {
-        if !into.is_empty() {
-            let word = self.buffer_word(from - from % 8).load(Ordering::Relaxed).to_ne_bytes();
-            into.copy_from_slice(&word[from % 8..][..into.len()]);
-        }
-    }
-
-    /// The word of its buffer at a byte that is a multiple of 8, as its size is.
-    fn buffer_word(self, at: usize) -> &'a AtomicU64 {
-        // SAFETY: callers keep it inside the buffer; it is aligned, and mapped for as long as the region is borrowed.
-        unsafe { AtomicU64::from_ptr(self.buffer().add(at).as_ptr().cast()) }
-    }
-
-    /// Copies bytes into its buffer, from byte `at` on, a multiple of 8.
+    /// Copies bytes into its buffer, from byte `at` on.
     ///
     /// # Panics
     /// When the buffer has not so many.
     pub fn copy_to_buffer(self, at: usize, from: &[u8]) {
         let unit = self.channel.number.region().unit();
         assert!(at.checked_add(from.len()).is_some_and(|end| end <= unit), "{} bytes at {at}", from.len());
-        assert!(at.is_multiple_of(8), "bytes at {at}");
-        let (words, tail) = from.as_chunks();
-        for (index, word) in words.iter().enumerate() {
-            self.buffer_word(at + 8 * index).store(u64::from_ne_bytes(*word), Ordering::Relaxed);
-        }
-        for (index, byte) in tail.iter().enumerate() {
-            let place = at + 8 * words.len() + index;
-            // SAFETY: inside the buffer, as was just seen, and mapped for as long as the region is borrowed.
-            unsafe { AtomicU8::from_ptr(self.buffer().add(place).as_ptr()) }.store(*byte, Ordering::Relaxed);
-        }
+        // SAFETY: inside the buffer, as was just seen, and mapped for as long as the region is borrowed.
+        unsafe { shared::copy_in(from, self.buffer().add(at).as_ptr()) }
     }
 }
 

@@ -23,6 +23,7 @@ mod record;
 pub mod request;
 pub mod response;
 pub mod semaphore;
+mod shared;
 pub mod slot;
 
 use std::fmt;
