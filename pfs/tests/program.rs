@@ -62,6 +62,23 @@ fn a_volume_is_named_as_a_file() {
 }
 
 #[test]
+fn a_listing_of_all_directories_is_that_of_each() {
+    let image = image("tree-10g");
+    let all = pfs(&["ls", "-R", &format!("{image}:/")]).stdout;
+    let listings = json(&["ls", "-R", &format!("{image}:/")]);
+    let listings = listings.as_array().unwrap();
+    assert_eq!(listings.len(), 23);
+    let mut expected = Vec::new();
+    for listing in listings {
+        let directory = listing["directory"].as_str().unwrap();
+        assert_eq!(listing["entries"], json(&["ls", &format!("{image}:{directory}")]), "{directory}");
+        expected.push([directory.as_bytes(), b":\n", &pfs(&["ls", &format!("{image}:{directory}")]).stdout].concat());
+    }
+    assert!(all == expected.join(&b'\n'));
+    assert!(listings.iter().map(|listing| listing["entries"].as_array().unwrap().len()).sum::<usize>() == 361);
+}
+
+#[test]
 fn info_says_what_a_person_asks() {
     let expected = "\
 size        20 GiB (2 chunks of 10 GiB)
