@@ -81,9 +81,25 @@ struct Other {
     output: BufReader<ChildStdout>,
 }
 
+/// Starts a program as if on another machine: one of another name, which was booted another time.
+const ELSEWHERE: &str =
+    "mount --bind \"$BOOT_ID\" /proc/sys/kernel/random/boot_id && hostname elsewhere && exec \"$0\" \"$@\"";
+
 impl Other {
     fn holding(path: &Path, expiry: Duration) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Self::started(Command::new(std::env::current_exe().unwrap()), path, expiry)
+    }
+
+    /// One on another machine, which `boot_id` stands for.
+    fn elsewhere(path: &Path, expiry: Duration, boot_id: &Path) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--uts", "sh", "-c", ELSEWHERE]).arg(std::env::current_exe().unwrap());
+        command.env("BOOT_ID", boot_id);
+        Self::started(command, path, expiry)
+    }
+
+    fn started(mut command: Command, path: &Path, expiry: Duration) -> Self {
+        let mut child = command
             .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
             .env(VOLUME, path)
             .env(EXPIRY, expiry.as_millis().to_string())
@@ -278,6 +294,33 @@ fn a_machine_that_lives_keeps_it() {
     let force = LeaseOptions { force: true, ..LeaseOptions::default() };
     drop(disk.take(&force).unwrap());
     assert!(disk.records().is_empty());
+}
+
+#[test]
+fn two_machines_keep_each_other_out() {
+    tests::needs_root!();
+    let disk = Disk::new();
+    let boot_id = disk.path.with_file_name("boot_id");
+    std::fs::write(&boot_id, "5b2f9a3c-0d51-4a8e-9d0c-1f6a2b3c4d5e\n").unwrap();
+    let mut other = Other::elsewhere(&disk.path, Duration::from_secs(1), &boot_id);
+    let said = refused(disk.take(&LeaseOptions::default()));
+    assert!(said.contains(&format!("(pid {} on elsewhere) since ", other.child.id())), "{said}");
+    // That it is dead cannot be seen from here, only that it does not renew the lease any more.
+    other.send(Signal::SIGKILL);
+    other.child.wait().unwrap();
+    assert_eq!(disk.holder().unwrap().machine, "elsewhere");
+    let lease = disk.take(&lasting(Duration::from_secs(60))).unwrap();
+    // Nor can the other machine see more of us.
+    let refused = Command::new("unshare")
+        .args(["--mount", "--uts", "sh", "-c", ELSEWHERE, env!("CARGO_BIN_EXE_pfs"), "mkdir"])
+        .arg(format!("{}:/a", disk.path.display()))
+        .env("BOOT_ID", &boot_id)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("is being written by"), "{said}");
+    assert!(said.contains(&format!("(pid {} on ", std::process::id())), "{said}");
+    lease.check().unwrap();
 }
 
 #[test]
