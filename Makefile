@@ -24,7 +24,7 @@ lint: ## Check format, clippy, documentation, dependencies and the minimum Rust 
 	@.ci/deps build
 	@.ci/lint
 
-peers: ## Compare with dd, fio and the original PolarFS, into peers.json (PEERS="--size 2G --rounds 3")
+peers: ## Compare with dd, fio, nbdkit, QEMU and the original PolarFS, into peers.json (PEERS="--size 2G --rounds 3")
 	@.ci/deps build
 	cargo build --release --workspace --bins
 	@cargo run --quiet --release --package tests --example peers -- $(PEERS)

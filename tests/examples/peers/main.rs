@@ -1,5 +1,5 @@
-//! `make peers`: our programs against dd, fio and the original's pfsd on this machine, in turns, and `bench lag` against what is
-//! known of a lag, into one file.
+//! `make peers`: our programs against dd, fio, nbdkit, QEMU and the original's pfsd on this machine, in turns, and `bench lag`
+//! against what is known of a lag, into one file.
 //!
 //! What is written is a run as `bench disk` writes it, so `bench report peers.json` draws it and `bench compare` tells
 //! two of them apart.
@@ -14,6 +14,7 @@ mod polarfs;
 mod programs;
 mod random;
 mod sequential;
+mod served;
 mod target;
 
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use clap::Parser;
 
 use programs::Programs;
 
-/// Compare vdisk and bench with dd and fio, pfsd with the original's, and a replica's lag with what is known of it, and write
+/// Compare vdisk and bench with dd, fio, nbdkit and QEMU, pfsd with the original's, and a replica's lag with what is known of it, and write
 /// what came out to a file.
 #[derive(Debug, Parser)]
 #[command(name = "peers")]
@@ -51,6 +52,9 @@ struct Cli {
     save: PathBuf,
 }
 
+/// How much of a disk is served at the most: so much that it is in memory where the page cache is asked for.
+const SERVED_MAX: ByteSize = ByteSize::mib(2048);
+
 /// Something that can be compared by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
@@ -62,6 +66,10 @@ enum Part {
     Pfsd,
     /// Replication lag: bench with a delay that is known, with what replication says of itself, and with the rate asked for.
     Lag,
+    /// A disk served over NBD: vdisk serve with nbdkit and QEMU.
+    Nbd,
+    /// A disk served as a block device: vdisk serve with QEMU and the bare loop device.
+    Fuse,
 }
 
 fn main() -> ExitCode {
@@ -84,6 +92,8 @@ fn run(cli: &Cli) -> Result<()> {
     run.parameters.extend([vocabulary::RATE, vocabulary::DELAY, vocabulary::READER]);
     run.measures.extend([vocabulary::FOUND, lag::MEAN, vocabulary::REPLAY_LAG]);
     run.measures.extend([vocabulary::SENT_RATE, vocabulary::RATE_KEPT]);
+    run.parameters.push(vocabulary::RW);
+    run.measures.push(vocabulary::IOPS);
     // Before half an hour of measuring, not after, it turns out whether this can be written.
     run.save(&cli.save, false).map_err(|error| error.with_hint("choose another file with --save"))?;
     let outcome = compare(cli, &programs, &mut run, &cancel);
@@ -111,6 +121,11 @@ fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Re
     }
     if is_asked_for(Part::Lag) {
         compare_lag(cli, programs, run, cancel)?;
+    }
+    for (part, way) in [(Part::Nbd, served::Way::Nbd), (Part::Fuse, served::Way::Fuse)] {
+        if is_asked_for(part) {
+            serve(cli, programs, scratch.path(), way, run, cancel)?;
+        }
     }
     if is_asked_for(Part::Disk) {
         disk(cli, programs, scratch.path(), run, cancel)?;
@@ -195,6 +210,29 @@ fn compare_lag(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -
     }
     take(run, lag::Job { programs, rounds: cli.rounds, runtime: &cli.runtime }.run(cancel)?);
     Ok(())
+}
+
+/// Our server of disks, and other people's.
+fn serve(
+    cli: &Cli,
+    programs: &Programs,
+    scratch: &Path,
+    way: served::Way,
+    run: &mut Run,
+    cancel: &Cancel,
+) -> Result<()> {
+    if !programs::is_installed("fio") || (way == served::Way::Fuse && !nix::unistd::geteuid().is_root()) {
+        let text = format!("no fio, or this is not root: vdisk serve NOT compared with anything ({way:?})");
+        run.findings.push(missing("no-served", text).with_hint("make deps"));
+        return Ok(());
+    }
+    let image = scratch.join("served.img");
+    let mut create = programs.vdisk();
+    create.arg("create").arg(&image).arg(format!("--size={}", cli.size.min(SERVED_MAX).bytes())).arg("--force");
+    child::run(create, cancel)?;
+    let job = served::Job { programs, image: &image, scratch, way, rounds: cli.rounds, runtime: &cli.runtime };
+    take(run, job.run(cancel)?);
+    std::fs::remove_file(&image).context(|| format!("cannot remove {}", image.display()))
 }
 
 /// What is missing is a result too, and said loudly.
