@@ -1,5 +1,5 @@
-//! `make peers`: our programs against dd, fio, nbdkit, QEMU and the original's pfsd on this machine, in turns, and `bench lag`
-//! against what is known of a lag, into one file.
+//! `make peers`: our programs against dd, fio, nbdkit, QEMU and the original's pfsd on this machine, also under PolarDB, in
+//! turns, and `bench lag` against what is known of a lag, into one file.
 //!
 //! What is written is a run as `bench disk` writes it, so `bench report peers.json` draws it and `bench compare` tells
 //! two of them apart.
@@ -10,6 +10,7 @@ mod durable;
 mod fio;
 mod lag;
 mod pfsd;
+mod polardb;
 mod polarfs;
 mod programs;
 mod random;
@@ -21,14 +22,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use bench::report::{self, Cell, Environment, Finding, Run, Severity, vocabulary};
+use bench::report::{self, Cell, Environment, Finding, Measure, Parameter, Run, Severity, vocabulary};
 use blockdev::{ByteSize, Cancel, Context, Error, ErrorKind, Result, ui};
 use clap::Parser;
 
 use programs::Programs;
 
-/// Compare vdisk and bench with dd, fio, nbdkit and QEMU, pfsd with the original's, and a replica's lag with what is known of it, and write
-/// what came out to a file.
+/// Compare vdisk and bench with dd, fio, nbdkit and QEMU, pfsd with the original's, also under PolarDB, and a replica's lag
+/// with what is known of it, and write what came out to a file.
 #[derive(Debug, Parser)]
 #[command(name = "peers")]
 struct Cli {
@@ -70,6 +71,8 @@ enum Part {
     Nbd,
     /// A disk served as a block device: vdisk serve with QEMU and the bare loop device.
     Fuse,
+    /// PolarDB on the daemon: with ours and with the original's.
+    Polardb,
 }
 
 fn main() -> ExitCode {
@@ -126,6 +129,9 @@ fn compare(cli: &Cli, programs: &Programs, run: &mut Run, cancel: &Cancel) -> Re
         if is_asked_for(part) {
             serve(cli, programs, scratch.path(), way, run, cancel)?;
         }
+    }
+    if is_asked_for(Part::Polardb) {
+        compare_under_polardb(cli, programs, scratch.path(), run, cancel)?;
     }
     if is_asked_for(Part::Disk) {
         disk(cli, programs, scratch.path(), run, cancel)?;
@@ -235,6 +241,23 @@ fn serve(
     std::fs::remove_file(&image).context(|| format!("cannot remove {}", image.display()))
 }
 
+/// PolarDB on our pfsd and on the original's, where there is an image with both PolarDB and that.
+fn compare_under_polardb(cli: &Cli, programs: &Programs, dir: &Path, run: &mut Run, cancel: &Cancel) -> Result<()> {
+    let image = std::env::var("ONEDISK_POLARDB_IMAGE").unwrap_or_default();
+    if image.is_empty() || !nix::unistd::geteuid().is_root() {
+        let text = "ONEDISK_POLARDB_IMAGE names no image with PolarDB 15 and pfsd, or this is not root: PolarDB NOT measured on pfsd";
+        run.findings.push(missing("no-polardb", text.to_owned()));
+        return Ok(());
+    }
+    let runtime = humantime::parse_duration(&cli.runtime)
+        .map_err(|source| Error::invalid(format!("--runtime {} is no time", cli.runtime)).with_source(source))?;
+    ui::notice("PolarDB on pfsd, and on the original's: they take turns at 8 loads");
+    let job = polardb::Job { programs, dir, image: &image, rounds: cli.rounds, runtime };
+    take(run, job.run(cancel)?);
+    take_columns(run, polardb::PARAMETERS, polardb::MEASURES);
+    Ok(())
+}
+
 /// What is missing is a result too, and said loudly.
 fn missing(id: &str, text: String) -> Finding {
     ui::notice(&text);
@@ -249,6 +272,16 @@ fn take(run: &mut Run, (cells, findings): (Vec<Cell>, Vec<Finding>)) {
 /// Takes over what `bench disk` measured.
 fn take_run(run: &mut Run, from: Run) {
     let Run { cells, findings, parameters, measures, .. } = from;
+    take_columns(run, parameters, measures);
+    take(run, (cells, findings));
+}
+
+/// Takes over what the report has columns for.
+fn take_columns(
+    run: &mut Run,
+    parameters: impl IntoIterator<Item = Parameter>,
+    measures: impl IntoIterator<Item = Measure>,
+) {
     for parameter in parameters {
         if !run.parameters.contains(&parameter) {
             run.parameters.push(parameter);
@@ -259,7 +292,6 @@ fn take_run(run: &mut Run, from: Run) {
             run.measures.push(measure);
         }
     }
-    take(run, (cells, findings));
 }
 
 /// What `vdisk info` knows of the image.
