@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use blockdev::{Cancel, Error, ErrorKind, Result};
 use serde::Serialize;
 
-use crate::config::{Config, EngineKind, RuntimeKind, Storage};
+use crate::config::{Build, Config, EngineKind, RuntimeKind, Storage};
 use crate::disk::SharedDisk;
 use crate::doctor::Finding;
 use crate::engine::polardb::{PolarDb, WORKERS_DEFAULT};
 use crate::engine::postgres::{Postgres, SUPERUSER};
 use crate::engine::{Engine, Loss};
 use crate::plan::{Event, Observer, Plan, PortMoved};
-use crate::runtime::docker::{Docker, Endpoint};
+use crate::runtime::docker::{Docker, Endpoint, UNUSABLE};
 use crate::runtime::local::{Local, ports};
 use crate::runtime::{Devices, Runtime};
 use crate::state::{ClusterDirectory, Lock, Note, Record, StateDirectory};
@@ -50,6 +50,10 @@ impl Cluster {
         if record.config.storage == Storage::Image && record.config.runtime != RuntimeKind::Local {
             return Err(Error::invalid("disks of the nodes' own are for nodes that are processes of this machine")
                 .with_hint("runtime = \"local\", or storage = \"directory\""));
+        }
+        if record.config.build != Build::No && record.config.engine != EngineKind::Polardb {
+            return Err(Error::invalid("PolarDB is built, and no other engine")
+                .with_hint("engine = \"polardb\", or build = false"));
         }
         let engine = engine_of(&record.config);
         let runtime: Box<dyn Runtime> = match record.config.runtime {
@@ -137,7 +141,22 @@ impl Cluster {
     /// When it cannot be found out.
     pub fn findings(&self) -> Result<Vec<Finding>> {
         let mut findings = self.runtime.findings(&self.record.topology)?;
-        findings.extend(self.engine.findings(self)?);
+        // Where the nodes are out of reach, nothing there can be asked.
+        if !findings.iter().any(|finding| UNUSABLE.contains(&finding.id)) {
+            findings.extend(self.engine.findings(self)?);
+        }
+        Ok(findings)
+    }
+
+    /// The same for whoever has the time to wait for it.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    pub fn all_findings(&self) -> Result<Vec<Finding>> {
+        let mut findings = self.findings()?;
+        if !findings.iter().any(|finding| UNUSABLE.contains(&finding.id)) {
+            findings.extend(self.engine.slow_findings(self)?);
+        }
         Ok(findings)
     }
 
@@ -359,7 +378,10 @@ fn missing(state: &StateDirectory, name: &Name) -> Error {
 fn engine_of(config: &Config) -> Box<dyn Engine> {
     match config.engine {
         EngineKind::Postgres => Box::new(Postgres::new(config.bin_directory.clone())),
-        EngineKind::Polardb => Box::new(PolarDb::new(config.workers.unwrap_or(WORKERS_DEFAULT), config.pfsd.clone())),
+        EngineKind::Polardb => {
+            let workers = config.workers.unwrap_or(WORKERS_DEFAULT);
+            Box::new(PolarDb::new(workers, config.pfsd.clone(), config.build.clone()))
+        }
     }
 }
 

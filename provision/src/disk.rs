@@ -86,6 +86,12 @@ impl SharedDisk {
         }
     }
 
+    /// Whether it is an image that is attached, and no device that was there.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        matches!(self.source, Source::Image { .. })
+    }
+
     /// The shell's words for the block device, also before there is one.
     #[must_use]
     pub fn shell_device(&self) -> String {
@@ -132,8 +138,11 @@ impl SharedDisk {
             Source::Device(path) => Ok(device_finding(path).into_iter().collect()),
             Source::Image { path, size, prealloc } => match self.has_image(path, *size) {
                 Err(error) => Ok(vec![Finding::from_error("foreign-disk", &error)]),
-                Ok(true) => Ok(Vec::new()),
-                Ok(false) => Ok(space_finding(path, *size, *prealloc)?.into_iter().collect()),
+                Ok(true) => Ok(loop_finding(path).into_iter().collect()),
+                Ok(false) => {
+                    let space = space_finding(path, *size, *prealloc)?;
+                    Ok(space.into_iter().chain(loop_finding(path)).collect())
+                }
             },
         }
     }
@@ -292,6 +301,26 @@ fn device_finding(path: &Path) -> Option<Finding> {
     })
 }
 
+/// Why the image could not be attached, unless it is.
+fn loop_finding(image: &Path) -> Option<Finding> {
+    if attached(image).is_ok_and(|device| device.is_some()) {
+        return None;
+    }
+    no_loop_devices(Path::new("/dev/loop-control"), nix::unistd::geteuid().is_root())
+}
+
+fn no_loop_devices(control: &Path, is_root: bool) -> Option<Finding> {
+    let device = "or name a block device with --device";
+    if !control.exists() {
+        let what = format!("this kernel has no loop devices: there is no {}", control.display());
+        return Some(Finding::error("no-loop", what, format!("modprobe loop; {device}")));
+    }
+    (!is_root).then(|| {
+        let what = "the image of the shared disk is attached to a loop device, which takes root";
+        Finding::error("no-root", what, format!("{}; {device}", ui::sudo_line()))
+    })
+}
+
 fn space_finding(path: &Path, size: ByteSize, prealloc: Prealloc) -> Result<Option<Finding>> {
     let directory = path.ancestors().skip(1).find(|path| path.exists()).unwrap_or(Path::new("/"));
     let statistics = nix::sys::statvfs::statvfs(directory)
@@ -363,6 +392,15 @@ mod tests {
         let findings = disk.findings().unwrap();
         assert_eq!(findings[0].id, "disk-space");
         assert!(findings[0].message.ends_with("free; a new shared disk takes 1000 TiB"), "{}", findings[0].message);
+    }
+
+    #[test]
+    fn what_attaching_takes_is_told_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let ids = |control: &Path, is_root| no_loop_devices(control, is_root).map(|finding| finding.id);
+        assert_eq!(ids(&directory.path().join("none"), true), Some("no-loop"));
+        assert_eq!(ids(directory.path(), false), Some("no-root"));
+        assert_eq!(ids(directory.path(), true), None);
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use blockdev::{Cancel, Result, ui};
 use serde::Serialize;
 
-use crate::step::{Outcome, Step};
+use crate::step::{Log, Outcome, Step, tail};
 use crate::topology::Name;
 
 /// Steps in the order in which they are done.
@@ -28,6 +30,20 @@ pub enum Event<'a> {
         total: usize,
         /// What it does.
         title: &'a str,
+    },
+    /// A step that takes minutes goes on.
+    StepProgress {
+        /// Which, from 1.
+        number: usize,
+        /// Of how many.
+        total: usize,
+        /// What it does.
+        title: &'a str,
+        /// How long it has been at it.
+        #[serde(rename = "step_ms", serialize_with = "milliseconds")]
+        step_time: Duration,
+        /// The last line that what it runs has written.
+        line: &'a str,
     },
     /// A step is done.
     StepDone {
@@ -86,7 +102,7 @@ fn milliseconds<S: serde::Serializer>(time: &Duration, serializer: S) -> std::re
 }
 
 /// Is told what happens while a plan runs. Libraries report to this and never print.
-pub trait Observer {
+pub trait Observer: Send {
     /// This happened.
     ///
     /// # Errors
@@ -123,7 +139,17 @@ impl<'a> Plan<'a> {
             let title = step.title();
             let step_begin = Instant::now();
             observer.event(&Event::StepStarted { number, total, title })?;
-            match cancel.check(title).map_err(resumable).and_then(|()| step.run()) {
+            let tell = |line: &str| {
+                let step_time = step_begin.elapsed();
+                // That it cannot be passed on is seen at the step's end.
+                let _ = observer.event(&Event::StepProgress { number, total, title, step_time, line });
+            };
+            let work = || cancel.check(title).map_err(resumable).and_then(|()| step.run());
+            let outcome = match step.followed() {
+                Some(log) => following(log, tell, work),
+                None => work(),
+            };
+            match outcome {
                 Ok(outcome) => {
                     let (step_time, elapsed) = (step_begin.elapsed(), begin.elapsed());
                     observer.event(&Event::StepDone { number, total, title, outcome, step_time, elapsed })?;
@@ -153,13 +179,44 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Does `work`, and tells the last line of `log` again and again meanwhile, whenever it is another.
+fn following<T>(log: &(impl Log + Sync), mut tell: impl FnMut(&str) + Send, work: impl FnOnce() -> T) -> T {
+    const INTERVAL: Duration = Duration::from_millis(500);
+    // What was there before is not of this work.
+    let start = log.length().ok().flatten().unwrap_or(0);
+    let (working, done) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut told = None;
+            while done.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                let line = tail(log, start, 1).pop();
+                if line != told {
+                    line.iter().for_each(|line| tell(line));
+                    told = line;
+                }
+            }
+        });
+        let outcome = work();
+        drop(working);
+        outcome
+    })
+}
+
 fn resumable(error: blockdev::Error) -> blockdev::Error {
     error.with_hint("`provision up` goes on from here, `provision down` takes it away")
 }
 
 /// Tells a person, on standard error: a line for each step, numbered, with how long it took and how much time has gone by.
 #[derive(Debug, Default)]
-pub struct Lines;
+pub struct Lines {
+    /// How long the step had been at it when progress was told last.
+    told: Duration,
+}
+
+/// How often progress is told where lines stay.
+const PROGRESS: Duration = Duration::from_secs(30);
+/// So much of a line fits beside a step's title.
+const PROGRESS_WIDTH: usize = 60;
 
 impl Observer for Lines {
     fn event(&mut self, event: &Event<'_>) -> Result<()> {
@@ -170,7 +227,22 @@ impl Observer for Lines {
             Event::StepStarted { number, total, title } if terminal => {
                 write!(err, "[{number:>2}/{total}]                  {title} ...\r")
             }
-            Event::StepStarted { .. } => Ok(()),
+            Event::StepStarted { .. } => {
+                self.told = Duration::ZERO;
+                Ok(())
+            }
+            Event::StepProgress { number, total, title, step_time, line } => {
+                let line: String = line.trim().chars().take(PROGRESS_WIDTH).collect();
+                let step = step_time.as_secs_f64();
+                if terminal {
+                    write!(err, "[{number:>2}/{total}]          {step:+7.2}s {title}: {line}\x1b[K\r")
+                } else if *step_time >= self.told + PROGRESS {
+                    self.told = *step_time;
+                    writeln!(err, "[{number:>2}/{total}]          {step:+7.2}s {title}: {line}")
+                } else {
+                    Ok(())
+                }
+            }
             Event::StepDone { number, total, title, outcome, step_time, elapsed } => {
                 let (step, elapsed) = (step_time.as_secs_f64(), elapsed.as_secs_f64());
                 let how = if *outcome == Outcome::Found { "already done" } else { "done" };
@@ -216,9 +288,9 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Log(Vec<serde_json::Value>);
+    struct Told(Vec<serde_json::Value>);
 
-    impl Observer for Log {
+    impl Observer for Told {
         fn event(&mut self, event: &Event<'_>) -> Result<()> {
             self.0.push(serde_json::to_value(event).unwrap());
             Ok(())
@@ -247,7 +319,7 @@ mod tests {
         for (title, ok) in [("a", true), ("b", false), ("c", true)] {
             plan.push(noting(title, &notes, ok));
         }
-        let mut log = Log::default();
+        let mut log = Told::default();
         let error = plan.run(&mut log, &Cancel::new()).unwrap_err();
         assert_eq!((error.to_string().as_str(), error.kind()), ("cannot b", ErrorKind::InvalidInput));
         assert_eq!(*notes.borrow(), ["a"]);
@@ -257,7 +329,7 @@ mod tests {
         assert_eq!(log.0[1]["outcome"], "done");
         assert!(log.0[1]["elapsed_ms"].is_u64());
 
-        let mut again = Log::default();
+        let mut again = Told::default();
         plan.run(&mut again, &Cancel::new()).unwrap_err();
         assert_eq!(again.0[1]["outcome"], "found");
         assert_eq!(plan.as_shell_script(), "# 1. a\ndo a\n# 2. b\ndo b\n# 3. c\ndo c\n");
@@ -270,9 +342,42 @@ mod tests {
         plan.push(noting("a", &notes, true));
         let cancel = Cancel::new();
         cancel.cancel();
-        let error = plan.run(&mut Log::default(), &cancel).unwrap_err();
+        let error = plan.run(&mut Told::default(), &cancel).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Interrupted);
         assert_eq!(error.hint(), Some("`provision up` goes on from here, `provision down` takes it away"));
         assert!(notes.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_long_step_is_told_of_while_it_acts() {
+        struct Heard(mpsc::Sender<String>);
+        impl Observer for Heard {
+            fn event(&mut self, event: &Event<'_>) -> Result<()> {
+                if let Event::StepProgress { line, .. } = event {
+                    self.0.send((*line).to_owned()).unwrap();
+                }
+                Ok(())
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        std::fs::write(&log, "yesterday's\n").unwrap();
+        let (said, heard) = mpsc::channel();
+        let written = log.clone();
+        let step = Step::new(
+            "build",
+            || Ok(false),
+            || {
+                // Does not end before it was told of.
+                for line in ["one", "two"] {
+                    std::fs::write(&written, format!("yesterday's\n{line}\n")).unwrap();
+                    assert_eq!(heard.recv_timeout(Duration::from_secs(30)).unwrap(), line);
+                }
+                Ok(())
+            },
+        );
+        let mut plan = Plan::new();
+        plan.push(step.verify(|| Ok(())).follow(log));
+        plan.run(&mut Heard(said), &Cancel::new()).unwrap();
     }
 }

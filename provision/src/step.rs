@@ -68,6 +68,7 @@ pub struct Step<'a> {
     verify: Option<Act<'a>>,
     log: Option<Box<dyn Log + 'a>>,
     explain: fn(&str) -> Option<&'static str>,
+    followed: Option<PathBuf>,
 }
 
 /// How a step came to be done.
@@ -101,6 +102,7 @@ impl<'a> Step<'a> {
             verify: None,
             log: None,
             explain: |_| None,
+            followed: None,
         }
     }
 
@@ -124,6 +126,19 @@ impl<'a> Step<'a> {
         self.log = Some(Box::new(log));
         self.explain = explain;
         self
+    }
+
+    /// It takes minutes, and what it runs writes into this file meanwhile: that is told while it acts.
+    #[must_use]
+    pub fn follow(mut self, log: PathBuf) -> Self {
+        self.followed = Some(log);
+        self
+    }
+
+    /// What is told of it while it acts: the end of this file.
+    #[must_use]
+    pub fn followed(&self) -> Option<&PathBuf> {
+        self.followed.as_ref()
     }
 
     /// What it does, in a few words.

@@ -39,7 +39,7 @@ impl Up {
     /// # Errors
     /// When what is asked for cannot be, or it cannot be found out.
     pub fn examine(state: &StateDirectory, layers: Layers, cancel: &Cancel) -> Result<Vec<Finding>> {
-        Self::intend(state, layers, cancel)?.cluster.findings()
+        Self::intend(state, layers, cancel)?.cluster.all_findings()
     }
 
     fn intend(state: &StateDirectory, mut layers: Layers, cancel: &Cancel) -> Result<Self> {

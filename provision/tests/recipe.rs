@@ -49,6 +49,33 @@ const RECIPE: [(&str, &str); 19] = [
     ("select * from pg_stat_replication;", "SELECT application_name, state FROM pg_stat_replication"),
 ];
 
+/// The same for what `build = true` does between the pfsds and the database's directory.
+const BUILT: [(&str, &str); 7] = [
+    ("docker run ... polardb_pg_devel:ubuntu22.04", " polardb/polardb_pg_devel:ubuntu22.04 "),
+    (
+        "start_pfsd.sh -p nvme1n1 -w 1 (pb2)",
+        "onedisk-c-pb2 sh -c 'exec \"$@\" >>/var/lib/onedisk/log/pfsd.log 2>&1' pfsd ",
+    ),
+    (
+        "git clone --depth 1 -b POLARDB_15_STABLE https://github.com/ApsaraDB/PolarDB-for-PostgreSQL",
+        "git clone --depth 1 -b POLARDB_15_STABLE -- https://github.com/ApsaraDB/PolarDB-for-PostgreSQL /data/PolarDB-",
+    ),
+    (
+        "cd ...; ./build.sh --prefix=/data/polardb --jobs=4 --debug=on --port=5432 --ni --ec=\"--with-pfsd\"",
+        "'cd /data/PolarDB-for-PostgreSQL && ./build.sh --prefix=/data/polardb --jobs=\"$(nproc)\" --debug=off \
+         --port=5432 --ni --ec=\"--with-pfsd\"'\n",
+    ),
+    (
+        "ln -s /data/polardb/tmp_polardb_pg_15_base ~/ (pb1)",
+        "onedisk-c-pb1 sh -c 'ln -sf /data/polardb/tmp_polardb_pg_15_base/bin/* ",
+    ),
+    (
+        "ln -s /data/polardb/tmp_polardb_pg_15_base ~/ (pb2)",
+        "onedisk-c-pb2 sh -c 'ln -sf /data/polardb/tmp_polardb_pg_15_base/bin/* ",
+    ),
+    ("pfs -C disk mkdir /nvme1n1/shared_data", "pfs -C disk -t 20 mkdir /nvme1n1/shared_data/"),
+];
+
 /// The recipe's own lines of postgresql.conf.
 const PARAMETERS: [(&str, &str); 13] = [
     ("huge_pages", "off"),
@@ -80,15 +107,33 @@ fn script(settings: &str) -> String {
     cluster.plan(Loss::Refuse).unwrap().as_shell_script().replace(&place, "/c")
 }
 
-#[test]
-fn the_dry_run_goes_the_way_of_the_recipe() {
-    let script = script("");
-    let mut rest = script.as_str();
-    for (theirs, ours) in RECIPE {
+/// What does the same as each line of the recipe stands in `script`, in this order.
+fn assert_follow(script: &str, recipe: &[(&str, &str)]) {
+    let mut rest = script;
+    for (theirs, ours) in recipe {
         let at = rest.find(ours);
         let at = at.unwrap_or_else(|| panic!("{ours:?}, which stands for {theirs:?}, does not follow:\n{rest}"));
         rest = &rest[at..];
     }
+}
+
+#[test]
+fn polardb_is_built_where_the_recipe_builds_it() {
+    let built = script("build = true");
+    assert_follow(&built, &RECIPE);
+    assert_follow(&built, &BUILT);
+    // Once, in a volume that both nodes have.
+    assert_eq!((built.matches("git clone").count(), built.matches("src=onedisk-c,dst=/data").count()), (1, 2));
+    let mirror = script("build = \"https://gitee.com/mirror/PolarDB#BRANCH\"");
+    assert!(mirror.contains("git clone --depth 1 -b BRANCH -- https://gitee.com/mirror/PolarDB /data"), "{mirror}");
+    let taken = script("");
+    assert!(!taken.contains("/data/Polar") && !taken.contains("git clone"), "{taken}");
+}
+
+#[test]
+fn the_dry_run_goes_the_way_of_the_recipe() {
+    let script = script("");
+    assert_follow(&script, &RECIPE);
     for (name, value) in PARAMETERS {
         assert_eq!(script.matches(&format!("\n{name} = '{value}'\n")).count(), 2, "{name}");
     }

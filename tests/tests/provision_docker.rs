@@ -264,6 +264,18 @@ fn without_docker_it_says_what_to_do_and_changes_nothing() {
     place.refused(&["up", "--image", missing], 3, &format!("the image {missing} is not here"));
     place.refused(&["up", "--image", missing], 3, "[image-missing]");
     place.refused(&["up", "--cpus", "none"], 2, "\"none\" is no number of CPUs");
+    let build = ["up", "--engine", "postgres", "--build"];
+    place.refused(&build, 2, "PolarDB is built, and no other engine");
+    // What the image lacks is found before there is a node, in a container that is gone at once.
+    for build in [&[][..], &["--build"]] {
+        let doctor =
+            ["doctor", "--engine", "polardb", "--disk-size", "10GiB", "--prealloc", "sparse", "--output", "json"];
+        let (code, out, err) = place.run(&[&doctor[..], build].concat());
+        let findings: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{err}"));
+        let found = findings.as_array().unwrap().iter().find(|finding| finding["id"] == "no-polardb").unwrap();
+        assert_eq!((code, &found["severity"]), (Some(5), &"error".into()));
+        assert!(found["message"].as_str().unwrap().starts_with("the image has no PolarFS: "), "{found}");
+    }
     harbour.assert_nothing_left();
 
     // Somebody who may not use Docker's socket.

@@ -93,6 +93,7 @@ impl Layers {
             directory: made.directory.clone(),
             bin_directory: made.bin_directory.clone(),
             image: made.image.clone(),
+            build: Some(made.build.clone()),
             docker: made.docker.clone(),
             shm_size: made.shm_size,
             memory: made.memory,

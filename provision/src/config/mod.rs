@@ -4,6 +4,7 @@
 //! merged key by key (flag over environment over file over what an existing cluster was made with over default), and the
 //! result is a [`Config`] that still knows where every value came from.
 
+mod build;
 mod heartbeat;
 mod layers;
 mod pfsd;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::topology::{Name, NodeSpec};
 
+pub use build::{Build, Source};
 pub use heartbeat::Heartbeat;
 pub use layers::{Layers, Origin, Wanted};
 pub use pfsd::Pfsd;
@@ -112,6 +114,12 @@ pub struct Settings {
     #[arg(long, env = "PROVISION_IMAGE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+
+    /// Build PolarDB on the nodes instead of taking it from the image, which then holds what that needs; from this repository,
+    /// such as a mirror, if one is named. With `polardb`.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "URL[#BRANCH]", env = "PROVISION_BUILD")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<Build>,
 
     /// Where Docker is: unix://PATH, tcp://HOST:PORT, ssh://USER@HOST, or the name of a Docker context; by default what
     /// DOCKER_HOST, DOCKER_CONTEXT and Docker's own configuration say. With `docker`.
@@ -219,6 +227,7 @@ impl Settings {
             replicas: Some(1),
             storage: Some(Storage::Directory),
             pfsd: Some(Pfsd::Image),
+            build: Some(Build::No),
             heartbeat: Some(Heartbeat::Off),
             trust: Some(false),
             ..Self::default()
@@ -285,6 +294,9 @@ pub struct Config {
     /// The container image of the nodes, where one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Whether PolarDB is built on the nodes, and from what.
+    #[serde(default)]
+    pub build: Build,
     /// Where Docker is, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<String>,
@@ -343,6 +355,7 @@ impl Config {
                 ("directory", format!("{:?}", config.directory)),
                 ("bin_directory", format!("{:?}", config.bin_directory)),
                 ("image", format!("{:?}", config.image)),
+                ("build", format!("{:?}", config.build)),
                 ("docker", format!("{:?}", config.docker)),
                 ("shm_size", format!("{:?}", config.shm_size)),
                 ("memory", format!("{:?}", config.memory)),
@@ -417,6 +430,7 @@ mod tests {
             directory = "/d"
             bin_directory = "/b"
             image = "i"
+            build = true
             docker = "unix:///d"
             shm_size = "1GiB"
             memory = "2GiB"

@@ -23,6 +23,14 @@ pub trait Engine {
     /// When it cannot be found out.
     fn findings(&self, cluster: &Cluster) -> Result<Vec<Finding>>;
 
+    /// What it needs and does not have, where finding that out takes longer than `up` wants to wait: it finds out itself, later.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    fn slow_findings(&self, _cluster: &Cluster) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
+    }
+
     /// The steps from nodes on which nothing runs to a cluster whose replication is proven.
     ///
     /// # Errors
@@ -85,6 +93,11 @@ pub trait Engine {
     /// Where an image may hold its programs: patterns of directories as a shell takes them, later ones and later matches
     /// of one first.
     fn program_directories(&self) -> &'static [&'static str];
+
+    /// A directory that the nodes of one machine share, for what is made once for all of them; it goes with the cluster.
+    fn shared_directory(&self) -> Option<&'static str> {
+        None
+    }
 
     /// The disks that a node needs, which are there by the time the node is made.
     ///

@@ -189,6 +189,14 @@ pub trait Runtime {
     /// it.
     fn is_this_machine(&self) -> bool;
 
+    /// Whether the kernel under a node is the one under this process: what is attached to a loop device here is one there, too.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    fn has_this_kernel(&self, _node: &Node) -> Result<bool> {
+        Ok(true)
+    }
+
     /// The directory for the node's files, as the node sees it. What runs on the node can make nothing in it, only in the
     /// directories that [`make_directory`](Self::make_directory) gives it.
     fn home(&self, node: &Node) -> PathBuf;
@@ -245,6 +253,14 @@ pub trait Runtime {
     /// When it cannot be started. That it fails is for the caller to see.
     fn ask(&self, node: &Node, command: &Command) -> Result<Option<Output>>;
 
+    /// The same; where the node is not there, something of its kind is asked that is made for that alone, if it can be.
+    ///
+    /// # Errors
+    /// When it cannot be made or started.
+    fn ask_beforehand(&self, node: &Node, command: &Command) -> Result<Option<Output>> {
+        self.ask(node, command)
+    }
+
     /// Runs `command` on this terminal and waits for its end.
     ///
     /// # Errors
@@ -271,6 +287,14 @@ pub trait Runtime {
     /// # Errors
     /// When it cannot be read.
     fn read(&self, node: &Node, path: &Path) -> Result<Option<Vec<u8>>>;
+
+    /// The same of several, in their order.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    fn read_all(&self, node: &Node, paths: &[&Path]) -> Result<Vec<Option<Vec<u8>>>> {
+        paths.iter().map(|path| self.read(node, path)).collect()
+    }
 
     /// How many bytes a file on the node has; nothing if there is none.
     ///

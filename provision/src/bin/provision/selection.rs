@@ -87,7 +87,7 @@ fn origin_on_command_line(key: &str, matches: &ArgMatches) -> Origin {
 /// Who is told of the steps.
 pub(crate) fn observer(output: ui::Output) -> Box<dyn Observer> {
     match output {
-        ui::Output::Text => Box::new(Lines),
+        ui::Output::Text => Box::new(Lines::default()),
         ui::Output::Json => Box::new(JsonLines),
     }
 }

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use blockdev::ByteSize;
+
 use super::pfsd::{DISK, STORAGE};
 use crate::config::Config;
 use crate::doctor::Finding;
 use crate::engine::postgres::Absent;
-use crate::topology::Node;
+use crate::topology::{Name, Node};
 
 /// The directory of the database on the shared disk; what ends in a slash is a directory to `polar-initdb.sh`.
 pub(super) const SHARED_DATA: &str = "/nvme1n1/shared_data/";
@@ -14,6 +16,11 @@ pub(super) const SHARED_DATA: &str = "/nvme1n1/shared_data/";
 const MEMORY_STAT: &str = "/sys/fs/cgroup/memory/memory.stat";
 /// The parameter that makes it look there.
 const RESOURCE_MANAGER: &str = "polar_resource_manager.enable_resource_manager";
+
+/// The parameter that says which host of the shared disk a node is.
+pub(super) const HOST_ID: &str = "polar_hostid";
+/// What the shared memory of pfsd and of the databases' way to it comes to at least.
+const SHM_MIN: ByteSize = ByteSize::mib(512);
 
 /// Without that it would warn twice a second that it does not find it.
 pub(super) const WHERE_ABSENT: &[Absent] = &[Absent { path: MEMORY_STAT, parameter: RESOURCE_MANAGER, value: "off" }];
@@ -23,7 +30,7 @@ const OWNED: [&str; 6] = [
     "polar_datadir",
     "polar_disk_name",
     "polar_enable_shared_storage_mode",
-    "polar_hostid",
+    HOST_ID,
     "polar_storage_cluster_name",
     "polar_vfs.localfs_mode",
 ];
@@ -32,7 +39,7 @@ const OWNED: [&str; 6] = [
 pub(super) fn parameters(node: &Node) -> Vec<(&'static str, String)> {
     let host_id = node.host_id.to_string();
     let parameters = [
-        ("polar_hostid", host_id.as_str()),
+        (HOST_ID, host_id.as_str()),
         ("polar_enable_shared_storage_mode", "on"),
         ("polar_disk_name", DISK),
         ("polar_datadir", SHARED_DATA),
@@ -50,6 +57,23 @@ pub(super) fn parameters(node: &Node) -> Vec<(&'static str, String)> {
         ("polar_has_partial_write", "off"),
     ];
     parameters.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
+}
+
+/// Nodes that run as one host of the shared disk, whatever their configuration is meant to say.
+pub(super) fn same_host_id(ids: &[(Name, String)]) -> Option<Finding> {
+    let with = |id: &str| -> Vec<&str> {
+        ids.iter().filter(|(_, other)| other == id).map(|(name, _)| name.as_str()).collect()
+    };
+    let (_, id) = ids.iter().find(|(_, id)| with(id).len() > 1)?;
+    let names = with(id);
+    Some(Finding::error(
+        "same-host-id",
+        format!(
+            "{} all run as host {id} of the shared disk: they lock each other out, or write as one",
+            names.join(", ")
+        ),
+        format!("ALTER SYSTEM RESET {HOST_ID} on each of them; then `provision stop` and `provision up`"),
+    ))
 }
 
 /// Parameters that are not to be set by hand, and where PolarDB does not find the memory it uses.
@@ -73,6 +97,13 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
             format!("nothing: provision sets {RESOURCE_MANAGER} = off"),
         ));
     }
+    findings.extend(config.shm_size.filter(|size| *size < SHM_MIN).map(|size| {
+        Finding::warning(
+            "small-shm",
+            format!("/dev/shm of a node may have {size}, of which pfsd and the database's way to it alone take up to {SHM_MIN}"),
+            format!("give it more with --shm-size, {SHM_MIN} and what the database needs"),
+        )
+    }));
     findings
 }
 
@@ -89,6 +120,28 @@ mod tests {
         let differing: Vec<_> = first.iter().zip(&second).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
         assert_eq!(differing, ["polar_hostid"]);
         assert!(OWNED.iter().all(|owned| first.iter().any(|(name, _)| name == owned)));
+    }
+
+    #[test]
+    fn two_nodes_that_run_as_one_host_are_told() {
+        let ids = |ids: [&str; 3]| -> Vec<(Name, String)> {
+            ["p", "r", "s"].iter().zip(ids).map(|(name, id)| (name.parse().unwrap(), id.to_owned())).collect()
+        };
+        assert_eq!(same_host_id(&ids(["1", "2", "3"])), None);
+        let finding = same_host_id(&ids(["1", "2", "1"])).unwrap();
+        assert_eq!(finding.id, "same-host-id");
+        assert!(finding.message.starts_with("p, s all run as host 1 of the shared disk"), "{}", finding.message);
+    }
+
+    #[test]
+    fn what_pfsd_needs_of_shared_memory_is_told() {
+        let small = |size: &str| {
+            let mut layers = Layers::default();
+            let text = format!("shm_size = {size:?}");
+            layers.add(Settings::parse(&text, Path::new("t")).unwrap(), |_| Origin::File("t".into()));
+            findings(&layers.config().unwrap()).iter().any(|finding| finding.id == "small-shm")
+        };
+        assert!(small("511MiB") && !small("512MiB"));
     }
 
     #[test]

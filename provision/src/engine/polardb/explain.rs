@@ -3,7 +3,10 @@
 use crate::engine::postgres;
 
 /// What a log says, and what that means; those that say more come first.
-const CAUSES: [(&str, &str); 14] = [
+const CAUSES: [(&str, &str); 17] = [
+    ("exec: git: not found", "the image has no git: name one that has what building PolarDB takes with --image"),
+    ("Could not resolve host", "the node does not reach the repository: name a mirror of it with --build URL"),
+    ("Could not find remote branch", "the repository has no such branch: name another with --build URL#BRANCH"),
     ("may already running", "another pfsd serves this disk on the node already"),
     ("is served already, by process", "another pfsd serves this disk on the node already"),
     ("holds no PolarFS volume", "there is no PolarFS volume on the shared disk"),

@@ -4,6 +4,7 @@
 //! own, its configuration and what it may lose, is in its data directory; replicas follow the primary through a slot, but
 //! copy nothing: the log tells them what has changed on the disk that they see, too.
 
+mod build;
 mod conf;
 mod explain;
 mod pfsd;
@@ -14,11 +15,11 @@ use blockdev::{ByteSize, Result};
 use super::postgres::{Kind, Postgres, heartbeat};
 use super::{Engine, Loss, NodeStatus};
 use crate::cluster::Cluster;
-use crate::config::{Pfsd, RuntimeKind};
+use crate::config::{Build, Pfsd, RuntimeKind};
 use crate::doctor::Finding;
 use crate::runtime::{Command, Device, NodeLog, Service};
 use crate::step::Step;
-use crate::topology::Node;
+use crate::topology::{Name, Node};
 
 /// How many workers a pfsd has where nobody says: as in the recipe.
 pub const WORKERS_DEFAULT: u16 = 1;
@@ -37,18 +38,33 @@ pub struct PolarDb {
     postgres: Postgres,
     workers: u16,
     pfsd: Pfsd,
+    build: Build,
 }
 
 impl PolarDb {
-    /// With this pfsd where a node has none of its own, and so many workers for each.
+    /// With this pfsd where a node has none of its own, and so many workers for each; the database is in the image, or built.
     #[must_use]
-    pub fn new(workers: u16, pfsd: Pfsd) -> Self {
-        Self { postgres: Postgres::of_kind(&KIND), workers, pfsd }
+    pub fn new(workers: u16, pfsd: Pfsd, build: Build) -> Self {
+        Self { postgres: Postgres::of_kind(&KIND), workers, pfsd, build }
     }
 
     /// The pfsd that `node` is to run.
     fn pfsd_of<'a>(&'a self, node: &'a Node) -> &'a Pfsd {
         node.pfsd.as_ref().unwrap_or(&self.pfsd)
+    }
+
+    /// As which host each node runs that answers.
+    fn host_ids(&self, cluster: &Cluster) -> Vec<(Name, String)> {
+        let nodes = cluster.record.topology.nodes().iter();
+        nodes.filter_map(|node| Some((node.name.clone(), Postgres::setting(cluster, node, conf::HOST_ID)?))).collect()
+    }
+
+    /// Whether there is a database that can be asked, or is to be by now.
+    fn is_built(&self, cluster: &Cluster) -> Result<bool> {
+        match self.build {
+            Build::No => Ok(true),
+            Build::From(_) => build::is_complete(cluster, cluster.record.topology.primary()),
+        }
     }
 
     fn finding_of_workers(&self) -> Option<Finding> {
@@ -68,10 +84,13 @@ impl PolarDb {
 
 impl Engine for PolarDb {
     fn findings(&self, cluster: &Cluster) -> Result<Vec<Finding>> {
-        let mut findings = self.postgres.findings(cluster)?;
+        let mut findings = if self.is_built(cluster)? {
+            self.postgres.findings(cluster)?
+        } else {
+            Postgres::findings_of_settings(cluster)
+        };
         findings.extend(conf::findings(&cluster.record.config));
         findings.extend(cluster.shared_disk()?.findings()?);
-        findings.extend(self.finding_of_workers());
         for node in cluster.record.topology.nodes() {
             // Of a program that several nodes want it is said once.
             if let Some(finding) = pfsd::finding(self.pfsd_of(node))
@@ -80,10 +99,15 @@ impl Engine for PolarDb {
                 findings.push(finding);
             }
         }
-        let programs = self.postgres.programs(cluster)?;
-        if let Some(what) = steps::missing_program(self, &programs, cluster, cluster.record.topology.primary())? {
-            findings.push(Finding::error("no-polardb", what, "name another --image"));
+        if cluster.shared_disk()?.is_image() && !cluster.runtime().has_this_kernel(cluster.record.topology.primary())? {
+            findings.push(Finding::error(
+                "other-kernel",
+                "Docker has another kernel than this program (it is in a virtual machine, or on another one): an image that \
+                 is attached here is no device there",
+                "run provision where Docker runs; or name a block device that is there with --device",
+            ));
         }
+        findings.extend(self.finding_of_workers());
         if cluster.record.config.runtime == RuntimeKind::Local {
             findings.push(Finding::error(
                 "local-polardb",
@@ -91,6 +115,20 @@ impl Engine for PolarDb {
                 "--runtime docker",
             ));
         }
+        Ok(findings)
+    }
+
+    fn slow_findings(&self, cluster: &Cluster) -> Result<Vec<Finding>> {
+        let programs = self.postgres.programs(cluster)?;
+        let primary = cluster.record.topology.primary();
+        let ask = |command: &Command| cluster.runtime().ask_beforehand(primary, command);
+        let missing = match self.build {
+            Build::No => steps::missing_program(self.pfsd_of(primary), &programs, ask)?,
+            Build::From(_) => build::missing_program(self.pfsd_of(primary), ask)?,
+        };
+        let mut findings: Vec<Finding> =
+            missing.map(|what| Finding::error("no-polardb", what, "name another --image")).into_iter().collect();
+        findings.extend(conf::same_host_id(&self.host_ids(cluster)));
         Ok(findings)
     }
 
@@ -152,12 +190,22 @@ impl Engine for PolarDb {
     }
 
     fn image(&self) -> &'static str {
-        "polardb/polardb_pg_binary:15"
+        match self.build {
+            Build::No => "polardb/polardb_pg_binary:15",
+            Build::From(_) => build::IMAGE,
+        }
+    }
+
+    fn shared_directory(&self) -> Option<&'static str> {
+        match self.build {
+            Build::No => None,
+            Build::From(_) => Some(build::DIRECTORY),
+        }
     }
 
     fn program_directories(&self) -> &'static [&'static str] {
-        // Where the recipe's own build puts them, and the published image.
-        &["/home/postgres/tmp_polardb_pg_15_base/bin", "/u01/polardb_pg/bin"]
+        // Where the recipe has them, the published image, and what is built here.
+        &["/home/postgres/tmp_polardb_pg_15_base/bin", "/u01/polardb_pg/bin", build::PROGRAMS]
     }
 
     fn devices(&self, cluster: &Cluster, _node: &Node) -> Result<Vec<Device>> {

@@ -1,14 +1,15 @@
 //! From nodes on which nothing runs to a cluster whose replication is proven, in the order of the recipe.
 
 use std::path::Path;
+use std::process::Output;
 
 use blockdev::{Error, ErrorKind, Result};
 
 use super::conf::SHARED_DATA;
 use super::explain::likely_cause;
-use super::{PolarDb, pfsd};
+use super::{PolarDb, build, pfsd};
 use crate::cluster::Cluster;
-use crate::config::Pfsd;
+use crate::config::{Build, Pfsd};
 use crate::disk::SharedDisk;
 use crate::engine::Loss;
 use crate::engine::postgres::steps::{self as server, Initdb, unfinished};
@@ -32,14 +33,24 @@ pub(super) fn all<'a>(engine: &'a PolarDb, cluster: &'a Cluster, loss: Loss) -> 
     let disk = cluster.shared_disk()?;
     let topology = &cluster.record.topology;
     let primary = topology.primary();
-    let mut steps = vec![look_for_programs(engine, programs, cluster, primary)];
-    steps.extend(server::check_parameters(programs, cluster));
+    let try_out = || {
+        let look = look_for_programs(engine, programs, cluster, primary);
+        std::iter::once(look).chain(server::check_parameters(programs, cluster))
+    };
+    let mut steps = Vec::new();
+    if engine.build == Build::No {
+        steps.extend(try_out());
+    }
     if !cluster.record.config.trust {
         steps.push(server::make_passwords(cluster));
     }
     steps.push(pfsd::format(cluster, disk, primary));
     for node in topology.nodes() {
         steps.push(pfsd::start(cluster, node, engine.pfsd_of(node), engine.workers)?);
+    }
+    if let Build::From(source) = &engine.build {
+        steps.extend(build::steps(cluster, source));
+        steps.extend(try_out());
     }
     steps.push(make_shared_data(cluster, disk, primary));
     steps.push(initialize(programs, cluster, disk, primary));
@@ -75,7 +86,7 @@ fn look_for_programs<'a>(engine: &'a PolarDb, programs: &Programs, cluster: &'a 
         "look for PolarDB and PolarFS in the image",
         // They have made the database, then.
         move || Ok(cluster.directory.was_complete(&node.name)),
-        move || match missing_program(engine, &programs, cluster, node)? {
+        move || match missing_program(engine.pfsd_of(node), &programs, |command| runtime.ask(node, command))? {
             None => Ok(()),
             Some(what) => Err(Error::new(ErrorKind::Unsupported, what).with_hint("name another --image")),
         },
@@ -95,19 +106,24 @@ fn ask_for_options(programs: &Programs) -> Command {
 /// What the image lacks, if it can be asked. A PolarDB without pfsd would mount the shared disk, say so, and die of a
 /// segmentation fault.
 pub(super) fn missing_program(
-    engine: &PolarDb,
+    pfsd: &Pfsd,
     programs: &Programs,
-    cluster: &Cluster,
-    node: &Node,
+    ask: impl Fn(&Command) -> Result<Option<Output>>,
 ) -> Result<Option<String>> {
-    let Some(found) = cluster.runtime().ask(node, &list_programs(engine.pfsd_of(node)))? else { return Ok(None) };
-    if !found.status.success() {
-        return Ok(Some(format!("the image has no PolarFS: {}", String::from_utf8_lossy(&found.stderr).trim())));
+    if let Some(what) = missing_polarfs(pfsd, &ask)? {
+        return Ok(Some(what));
     }
-    let Some(asked) = cluster.runtime().ask(node, &ask_for_options(programs))? else { return Ok(None) };
+    let Some(asked) = ask(&ask_for_options(programs))? else { return Ok(None) };
     let options = String::from_utf8_lossy(&asked.stdout);
     let without = !asked.status.success() || !options.contains(PFSD_OPTION);
     Ok(without.then(|| format!("the image's PolarDB was built without {PFSD_OPTION}: {}", options.trim())))
+}
+
+/// What the image lacks of PolarFS, if it can be asked.
+pub(super) fn missing_polarfs(pfsd: &Pfsd, ask: impl Fn(&Command) -> Result<Option<Output>>) -> Result<Option<String>> {
+    let Some(found) = ask(&list_programs(pfsd))? else { return Ok(None) };
+    let lacks = || format!("the image has no PolarFS: {}", String::from_utf8_lossy(&found.stderr).trim());
+    Ok((!found.status.success()).then(lacks))
 }
 
 /// The directory of the database on the shared disk, empty.

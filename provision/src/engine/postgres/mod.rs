@@ -89,6 +89,24 @@ impl Postgres {
         if cluster.runtime().is_this_machine() { Ok(self.installation()?.programs()) } else { Ok(Programs::on_path()) }
     }
 
+    /// What `name` is set to on a node that answers.
+    pub(super) fn setting(cluster: &Cluster, node: &Node, name: &str) -> Option<String> {
+        let mut client = sql::try_connect(cluster, node).ok()??;
+        client.query_one("SELECT current_setting($1, true)", &[&name]).ok()?.get(0)
+    }
+
+    /// What is wrong with what is asked for, as far as that needs no database.
+    pub(super) fn findings_of_settings(cluster: &Cluster) -> Vec<Finding> {
+        let mut findings = conf::findings(&cluster.record.config);
+        let passwords = cluster.directory.passwords();
+        if passwords.exists()
+            && let Err(error) = secret::Passwords::read(&passwords)
+        {
+            findings.push(Finding::from_error("password-file", &error));
+        }
+        findings
+    }
+
     /// The one of this machine.
     fn installation(&self) -> Result<&Installation> {
         if self.installation.get().is_none() {
@@ -122,17 +140,11 @@ impl Postgres {
 
 impl Engine for Postgres {
     fn findings(&self, cluster: &Cluster) -> Result<Vec<Finding>> {
-        let mut findings = conf::findings(&cluster.record.config);
+        let mut findings = Self::findings_of_settings(cluster);
         match self.programs(cluster) {
             Err(error) => findings.push(Finding::from_error("no-postgresql", &error)),
             Ok(_) if cluster.record.config.parameters.is_empty() => {}
             Ok(programs) => findings.extend(conf::rejected(&programs, cluster)),
-        }
-        let passwords = cluster.directory.passwords();
-        if passwords.exists()
-            && let Err(error) = secret::Passwords::read(&passwords)
-        {
-            findings.push(Finding::from_error("password-file", &error));
         }
         Ok(findings)
     }

@@ -261,12 +261,10 @@ pub(in crate::engine) fn configure<'a>(engine: &'a Postgres, cluster: &'a Cluste
     Step::new(
         format!("configure {}", node.name),
         move || {
-            for (path, content) in files()? {
-                if runtime.read(node, &path)?.as_deref() != Some(content.as_bytes()) {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
+            let files = files()?;
+            let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).collect();
+            let written = runtime.read_all(node, &paths)?;
+            Ok(files.iter().zip(written).all(|((_, content), written)| written.as_deref() == Some(content.as_bytes())))
         },
         move || {
             for (path, content) in files_again()? {

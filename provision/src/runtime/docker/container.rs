@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use blockdev::{Error, ErrorKind, Result};
+use blockdev::{ByteSize, Error, ErrorKind, Result};
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, DeviceMapping, EndpointSettings, HostConfig, Mount, MountType,
     NetworkCreateRequest, NetworkingConfig, PortBinding, VolumeCreateRequest,
@@ -31,6 +31,21 @@ pub(super) const NODE_LABEL: &str = "onedisk.node";
 
 /// The first process of a container: it does nothing but reap what is left to it, and ends when it is told to.
 const SLEEPER: &str = "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait $!; done";
+
+/// What a container may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) shm_size: ByteSize,
+    pub(super) memory: Option<ByteSize>,
+    pub(super) cpus: Option<f64>,
+}
+
+impl Limits {
+    fn nano_cpus(&self) -> Option<i64> {
+        #[allow(clippy::cast_possible_truncation, reason = "a number of CPUs, checked when it was read")]
+        self.cpus.map(|cpus| (cpus * 1e9) as i64)
+    }
+}
 
 /// A container of ours.
 #[derive(Debug)]
@@ -63,7 +78,12 @@ impl Docker {
         format!("onedisk-{}", self.name)
     }
 
-    fn labels(&self) -> HashMap<String, String> {
+    /// The name of the volume that all nodes of a daemon share. No node is called so: it would have a name behind it.
+    pub(super) fn shared_volume(&self) -> String {
+        format!("onedisk-{}", self.name)
+    }
+
+    pub(super) fn labels(&self) -> HashMap<String, String> {
         [(CLUSTER_LABEL.to_owned(), self.id.clone()), (NAME_LABEL.to_owned(), self.name.to_string())].into()
     }
 
@@ -120,6 +140,12 @@ impl Docker {
         client.endpoint.is_here() && node.address.is_none() && !ours && !ports::is_free(node.port)
     }
 
+    /// The volumes of a node, and where it sees them.
+    fn volumes(&self, node: &Node) -> impl Iterator<Item = (String, &'static str)> {
+        let shared = self.shared_directory.map(|directory| (self.shared_volume(), directory));
+        std::iter::once((self.container_name(node), HOME)).chain(shared)
+    }
+
     pub(super) fn make_container(&self, client: &Client, node: &Node, devices: &[Device]) -> Result<()> {
         let name = self.container_name(node);
         let port = format!("{}/tcp", node.port);
@@ -132,13 +158,14 @@ impl Docker {
             path_in_container: Some(text(&device.on_node)),
             cgroup_permissions: Some("rw".to_owned()),
         };
+        let mount = |(source, target): (String, &str)| Mount {
+            target: Some(target.to_owned()),
+            source: Some(source),
+            typ: Some(MountType::VOLUME),
+            ..Mount::default()
+        };
         let host = HostConfig {
-            mounts: Some(vec![Mount {
-                target: Some(HOME.to_owned()),
-                source: Some(name.clone()),
-                typ: Some(MountType::VOLUME),
-                ..Mount::default()
-            }]),
+            mounts: Some(self.volumes(node).map(mount).collect()),
             shm_size: Some(signed(self.limits.shm_size.bytes())),
             memory: self.limits.memory.map(|size| signed(size.bytes())),
             nano_cpus: self.limits.nano_cpus(),
@@ -217,37 +244,34 @@ impl Docker {
             .map(drop)
     }
 
-    pub(super) fn has_volume(&self, client: &Client, node: &Node) -> Result<bool> {
-        let name = self.container_name(node);
+    /// Whether there is the volume called `name`.
+    ///
+    /// # Errors
+    /// When it is not ours, or Docker cannot be asked.
+    pub(super) fn has_volume(&self, client: &Client, name: &str) -> Result<bool> {
         let what = || format!("cannot look at the volume {name}");
-        match client.look(what, async |docker| docker.inspect_volume(&name).await)? {
-            Some(volume) => self.check_ours("volume", &name, &Some(volume.labels)).map(|()| true),
+        match client.look(what, async |docker| docker.inspect_volume(name).await)? {
+            Some(volume) => self.check_ours("volume", name, &Some(volume.labels)).map(|()| true),
             None => Ok(false),
         }
     }
 
     pub(super) fn make_volume(&self, client: &Client, node: &Node) -> Result<()> {
-        let name = self.container_name(node);
-        let request = VolumeCreateRequest {
-            name: Some(name.clone()),
-            labels: Some(self.node_labels(node)),
-            ..VolumeCreateRequest::default()
-        };
-        client.call(
-            || format!("cannot make the volume {name}"),
-            async |docker| docker.create_volume(request).await.map(drop),
-        )
+        make_volume(client, self.container_name(node), self.node_labels(node))
     }
 
-    pub(super) fn remove_volume(&self, client: &Client, node: &Node) -> Result<()> {
-        let name = self.container_name(node);
-        if !self.has_volume(client, node)? {
+    pub(super) fn make_shared_volume(&self, client: &Client) -> Result<()> {
+        make_volume(client, self.shared_volume(), self.labels())
+    }
+
+    pub(super) fn remove_volume(&self, client: &Client, name: &str) -> Result<()> {
+        if !self.has_volume(client, name)? {
             return Ok(());
         }
         client
             .look(
                 || format!("cannot remove the volume {name}"),
-                async |docker| docker.remove_volume(&name, None::<RemoveVolumeOptions>).await,
+                async |docker| docker.remove_volume(name, None::<RemoveVolumeOptions>).await,
             )
             .map(drop)
     }
@@ -323,6 +347,11 @@ impl Docker {
         format!("{docker} network create {} {}", options("--label", &self.labels()), self.network_name())
     }
 
+    /// What makes the volume that all nodes share, as one would type it.
+    pub(super) fn shell_make_shared_volume(&self, docker: &str) -> String {
+        format!("{docker} volume create {} {}", options("--label", &self.labels()), self.shared_volume())
+    }
+
     /// What makes the volume and the container of `node`, as one would type it.
     pub(super) fn shell_make_container(&self, docker: &str, node: &Node, devices: &[String]) -> [String; 2] {
         let name = self.container_name(node);
@@ -330,17 +359,24 @@ impl Docker {
         let mut words = vec![
             format!("{docker} run --detach --name {name} --hostname {} {labels} --user root", node.name),
             format!("--network {} --network-alias {}", self.network_name(), node.name),
-            format!("--mount type=volume,src={name},dst={HOME}"),
             format!("--publish {}:{}", SocketAddr::new(node.address.unwrap_or(LOOPBACK), node.port), node.port),
             format!("--shm-size {}", self.limits.shm_size.bytes()),
             "--security-opt no-new-privileges".to_owned(),
         ];
+        let mount = |(source, target)| format!("--mount type=volume,src={source},dst={target}");
+        words.extend(self.volumes(node).map(mount));
         words.extend(self.limits.memory.map(|size| format!("--memory {}", size.bytes())));
         words.extend(self.limits.cpus.map(|cpus| format!("--cpus {cpus}")));
         words.extend(devices.iter().map(|device| format!("--device {device}")));
         words.push(format!("--entrypoint sh {} -c {}", quote(&self.image), quote(SLEEPER)));
         [format!("{docker} volume create {labels} {name}"), words.join(" ")]
     }
+}
+
+fn make_volume(client: &Client, name: String, labels: HashMap<String, String>) -> Result<()> {
+    let what = format!("cannot make the volume {name}");
+    let request = VolumeCreateRequest { name: Some(name), labels: Some(labels), ..VolumeCreateRequest::default() };
+    client.call(|| what, async |docker| docker.create_volume(request).await.map(drop))
 }
 
 fn options(option: &str, labels: &HashMap<String, String>) -> String {

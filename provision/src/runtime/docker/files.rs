@@ -9,6 +9,11 @@ use bollard::query_parameters::{ContainerArchiveInfoOptions, DownloadFromContain
 use futures_util::StreamExt;
 
 use super::client::Client;
+use crate::runtime::Command;
+
+/// Prints, of each of its arguments, how many bytes it has and then these; or that it is absent.
+const PRINT_ALL: &str =
+    "for file; do if [ -e \"$file\" ]; then wc -c <\"$file\" && cat \"$file\" || exit; else echo absent; fi; done";
 
 /// What is known of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,4 +58,48 @@ pub(super) fn read(client: &Client, container: &str, path: &Path) -> Result<Opti
         entry.map_err(failed)?.read_to_end(&mut content).map_err(failed)?;
     }
     Ok(Some(content))
+}
+
+/// What prints all of `paths`, for [`printed`].
+pub(super) fn print_all(paths: &[&Path]) -> Command {
+    let names = paths.iter().map(|path| path.to_string_lossy());
+    Command::new("sh").args(["-c", PRINT_ALL, "sh"]).args(names).as_root()
+}
+
+/// The `count` files that [`print_all`] has printed; nothing if these are not they.
+pub(super) fn printed(mut bytes: &[u8], count: usize) -> Option<Vec<Option<Vec<u8>>>> {
+    let mut contents = Vec::new();
+    for _ in 0..count {
+        let end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let said = std::str::from_utf8(&bytes[..end]).ok()?.trim();
+        bytes = &bytes[end + 1..];
+        if said == "absent" {
+            contents.push(None);
+            continue;
+        }
+        let (content, rest) = bytes.split_at_checked(said.parse().ok()?)?;
+        contents.push(Some(content.to_vec()));
+        bytes = rest;
+    }
+    bytes.is_empty().then_some(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_files_are_printed_in_one_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let [first, second, none] = ["first", "second", "none"].map(|name| directory.path().join(name));
+        std::fs::write(&first, "7\nabsent\n").unwrap();
+        std::fs::write(&second, [0, b'\n', 0xff]).unwrap();
+        let print = print_all(&[&first, &none, &second]);
+        let output = std::process::Command::new(print.program).args(print.args).output().unwrap();
+        let found = printed(&output.stdout, 3).unwrap();
+        assert_eq!(found, [Some(b"7\nabsent\n".to_vec()), None, Some(vec![0, b'\n', 0xff])]);
+        for (said, count) in [(&b""[..], 1), (b"5\nabc", 1), (b"x\nabc", 1), (b"1\nab", 1), (b"absent\n", 2)] {
+            assert_eq!(printed(said, count), None);
+        }
+    }
 }

@@ -1,11 +1,15 @@
 //! What Docker lacks for the nodes.
 
-use blockdev::{ByteSize, ErrorKind, Result};
+use std::path::Path;
 
+use blockdev::{ByteSize, ErrorKind, Result};
+use bollard::models::SystemInfo;
+
+use super::Docker;
 use super::client::Client;
-use super::{Docker, Limits};
+use super::container::Limits;
 use crate::doctor::Finding;
-use crate::runtime::local::ports;
+use crate::runtime::local::{NEW_NODE, ports};
 use crate::topology::{Node, Topology};
 
 pub(super) fn all(docker: &Docker, topology: &Topology) -> Result<Vec<Finding>> {
@@ -14,8 +18,11 @@ pub(super) fn all(docker: &Docker, topology: &Topology) -> Result<Vec<Finding>> 
     for node in docker.one_per_daemon(topology)? {
         match docker.client(node) {
             Ok(client) => {
-                findings.extend(of_machine(docker, &client)?);
+                findings.extend(of_machine(docker, &client, topology)?);
                 findings.extend(foreign("foreign-network", docker.has_network(&client)));
+                if docker.shared_directory.is_some() {
+                    findings.extend(foreign("foreign-volume", docker.has_volume(&client, &docker.shared_volume())));
+                }
                 findings.extend(image(docker, &client)?);
             }
             Err(error) => {
@@ -33,18 +40,57 @@ pub(super) fn all(docker: &Docker, topology: &Topology) -> Result<Vec<Finding>> 
     Ok(findings)
 }
 
+/// What a Docker is that cannot be used at all.
+pub const UNUSABLE: [&str; 3] = ["docker-permission", "docker-old", "docker-unreachable"];
+
 fn unusable(kind: ErrorKind) -> &'static str {
+    let [permission, old, unreachable] = UNUSABLE;
     match kind {
-        ErrorKind::Permission => "docker-permission",
-        ErrorKind::Unsupported => "docker-old",
-        _ => "docker-unreachable",
+        ErrorKind::Permission => permission,
+        ErrorKind::Unsupported => old,
+        _ => unreachable,
     }
 }
 
-fn of_machine(docker: &Docker, client: &Client) -> Result<Vec<Finding>> {
+fn of_machine(docker: &Docker, client: &Client, topology: &Topology) -> Result<Vec<Finding>> {
     let info = client.call(|| "cannot ask Docker about its machine".to_owned(), async |docker| docker.info().await)?;
     let memory = info.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).map(ByteSize::new);
-    Ok(limits(docker.limits, memory, info.memory_limit))
+    let mut findings = limits(docker.limits, memory, info.memory_limit);
+    if let Some(root) = info.docker_root_dir.as_ref().filter(|_| is_this_machine(&info)) {
+        let mut new_nodes = 0;
+        for node in
+            topology.nodes().iter().filter(|node| docker.client(node).is_ok_and(|of| of.endpoint == client.endpoint))
+        {
+            // One that is somebody else's is told elsewhere.
+            new_nodes += u64::from(!docker.has_volume(client, &docker.container_name(node)).unwrap_or(true));
+        }
+        // A directory that this user may not look at, or that is Docker's own in some other way.
+        let statistics = nix::sys::statvfs::statvfs(root.as_str());
+        let free = statistics.map(|found| ByteSize::new(found.blocks_available() * found.fragment_size()));
+        findings.extend(free.ok().and_then(|free| disk_space(root, free, new_nodes)));
+    }
+    Ok(findings)
+}
+
+/// Whether a daemon that says so of itself runs here, and not in a virtual machine or elsewhere.
+pub(super) fn is_this_machine(info: &SystemInfo) -> bool {
+    let is = |said: &Option<String>, name: &str| {
+        let here = std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name));
+        here.is_ok_and(|here| said.as_deref() == Some(here.trim_end()))
+    };
+    is(&info.name, "hostname") && is(&info.kernel_version, "osrelease")
+}
+
+/// What new nodes take of where Docker has its images and volumes.
+fn disk_space(root: &str, free: ByteSize, new_nodes: u64) -> Option<Finding> {
+    let needed = ByteSize::new(NEW_NODE.bytes() * new_nodes);
+    (free < needed).then(|| {
+        Finding::error(
+            "docker-disk-space",
+            format!("{root}, where Docker has its images and volumes, has {free} free; {new_nodes} new nodes take about {needed}"),
+            "make room there: docker system df says what takes it, docker system prune removes what nobody uses",
+        )
+    })
 }
 
 /// What is asked for and cannot be had of a machine with so much memory.
@@ -101,7 +147,7 @@ fn of_node(docker: &Docker, node: &Node) -> Result<Vec<Finding>> {
     let container = docker.container(&client, node);
     let taken = matches!(&container, Ok(found) if docker.is_port_of_another(&client, node, found.as_ref()));
     findings.extend(foreign("foreign-container", container));
-    findings.extend(foreign("foreign-volume", docker.has_volume(&client, node)));
+    findings.extend(foreign("foreign-volume", docker.has_volume(&client, &docker.container_name(node))));
     findings.extend(taken.then(|| ports::taken(node)));
     Ok(findings)
 }
@@ -124,6 +170,28 @@ fn image(docker: &Docker, client: &Client) -> Result<Option<Finding>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_new_nodes_take_is_there_or_told() {
+        assert_eq!(disk_space("/d", NEW_NODE, 1), None);
+        assert_eq!(disk_space("/d", ByteSize::ZERO, 0), None);
+        let finding = disk_space("/d", ByteSize::mib(150), 2).unwrap();
+        assert_eq!(finding.id, "docker-disk-space");
+        let said = "/d, where Docker has its images and volumes, has 150 MiB free; 2 new nodes take about 200 MiB";
+        assert_eq!(finding.message, said);
+    }
+
+    #[test]
+    fn the_machine_is_known_by_its_name_and_its_kernel() {
+        let here = |name: &str| {
+            let text = std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).unwrap();
+            Some(text.trim_end().to_owned())
+        };
+        let info = SystemInfo { name: here("hostname"), kernel_version: here("osrelease"), ..SystemInfo::default() };
+        assert!(is_this_machine(&info));
+        assert!(!is_this_machine(&SystemInfo { kernel_version: Some("6.10.14-linuxkit".to_owned()), ..info.clone() }));
+        assert!(!is_this_machine(&SystemInfo { name: Some("docker-desktop".to_owned()), ..info }));
+    }
 
     #[test]
     fn what_the_machine_does_not_have_is_told() {

@@ -14,6 +14,7 @@ mod guest;
 mod program;
 mod service;
 mod transport;
+mod trial;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -38,9 +39,11 @@ use crate::state::{ClusterDirectory, Record};
 use crate::step::Step;
 use crate::topology::{Name, Node, Topology};
 use client::Client;
+use container::Limits;
 use exec::{Exec, Stream};
 
 pub use endpoint::{Endpoint, Transport};
+pub use findings::UNUSABLE;
 pub use guest::{Guest, Heard};
 
 /// Where a node's files are in its container.
@@ -49,6 +52,8 @@ const HOME: &str = "/var/lib/onedisk";
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// In a container: it is ready. It is written last, and goes with the container.
 const READY: &str = "/etc/onedisk";
+/// Where a kernel says which boot of which machine it is: containers see their own kernel's.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The label of commands that run to their end.
 const SETUP: &str = "setup";
 /// Whom the database runs as unless somebody says otherwise; the images that hold one have that user.
@@ -70,21 +75,6 @@ mark=$3; set -- DIRECTORIES
 for directory; do [ ! -d \"$directory\" ] || ln -sf \"$directory\"/* /usr/local/bin/ || exit 1; done
 : >\"$mark\"";
 
-/// What a container may use.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    shm_size: ByteSize,
-    memory: Option<ByteSize>,
-    cpus: Option<f64>,
-}
-
-impl Limits {
-    fn nano_cpus(&self) -> Option<i64> {
-        #[allow(clippy::cast_possible_truncation, reason = "a number of CPUs, checked when it was read")]
-        self.cpus.map(|cpus| (cpus * 1e9) as i64)
-    }
-}
-
 /// Nodes as Docker containers.
 pub struct Docker {
     id: String,
@@ -94,6 +84,7 @@ pub struct Docker {
     limits: Limits,
     endpoint: Option<String>,
     program_directories: Vec<String>,
+    shared_directory: Option<&'static str>,
     directory: ClusterDirectory,
     cancel: Cancel,
     clients: RefCell<HashMap<String, Rc<Client>>>,
@@ -116,6 +107,7 @@ impl Docker {
             limits: Limits { shm_size: shm_size.unwrap_or(SHM_SIZE), memory: *memory, cpus: *cpus },
             endpoint: docker.clone(),
             program_directories,
+            shared_directory: engine.shared_directory(),
             directory: directory.clone(),
             cancel: cancel.clone(),
             clients: RefCell::default(),
@@ -201,13 +193,15 @@ impl Docker {
         let client = self.client(node)?;
         let Some(container) = self.container(&client, node)? else { return Ok(false) };
         let ready = container.running && container.is_as_wanted(node, &(devices.find)()?);
-        Ok(ready && self.has_volume(&client, node)? && self.stat(node, Path::new(READY))?.is_some())
+        Ok(ready
+            && self.has_volume(&client, &self.container_name(node))?
+            && self.stat(node, Path::new(READY))?.is_some())
     }
 
     fn make_ready(&self, node: &Node, devices: &Devices<'_>) -> Result<()> {
         let client = self.client(node)?;
         let devices = (devices.find)()?;
-        if !self.has_volume(&client, node)? {
+        if !self.has_volume(&client, &self.container_name(node))? {
             self.make_volume(&client, node)?;
         }
         let found = self.container(&client, node)?;
@@ -322,6 +316,16 @@ impl Runtime for Docker {
                 )
                 .shell([self.shell_make_network(&docker)]),
             );
+            if self.shared_directory.is_some() {
+                steps.push(
+                    Step::new(
+                        format!("make a volume that all nodes share{place}"),
+                        move || self.has_volume(&*self.client(node)?, &self.shared_volume()),
+                        move || self.make_shared_volume(&*self.client(node)?),
+                    )
+                    .shell([self.shell_make_shared_volume(&docker)]),
+                );
+            }
         }
         steps
     }
@@ -344,6 +348,10 @@ impl Runtime for Docker {
 
     fn is_this_machine(&self) -> bool {
         false
+    }
+
+    fn has_this_kernel(&self, node: &Node) -> Result<bool> {
+        self.has_kernel(node, Path::new(BOOT_ID))
     }
 
     fn home(&self, _node: &Node) -> PathBuf {
@@ -432,6 +440,13 @@ impl Runtime for Docker {
         Ok(Some(Output { status: exit_status(code), stdout, stderr }))
     }
 
+    fn ask_beforehand(&self, node: &Node, command: &Command) -> Result<Option<Output>> {
+        match self.ask(node, command)? {
+            None => self.try_image(&*self.client(node)?, command),
+            answer => Ok(answer),
+        }
+    }
+
     fn exec(&self, node: &Node, command: &Command) -> Result<ExitStatus> {
         let client = self.client(node)?;
         let (container, label) = (self.container_name(node), self.label(node, &format!("exec-{}", std::process::id())));
@@ -456,6 +471,13 @@ impl Runtime for Docker {
 
     fn read(&self, node: &Node, path: &Path) -> Result<Option<Vec<u8>>> {
         files::read(&*self.client(node)?, &self.container_name(node), path)
+    }
+
+    fn read_all(&self, node: &Node, paths: &[&Path]) -> Result<Vec<Option<Vec<u8>>>> {
+        // One command for all: for each archive Docker starts a process of its own.
+        let printed = self.ask(node, &files::print_all(paths))?.filter(|answer| answer.status.success());
+        let contents = printed.and_then(|answer| files::printed(&answer.stdout, paths.len()));
+        contents.map_or_else(|| paths.iter().map(|path| self.read(node, path)).collect(), Ok)
     }
 
     fn length(&self, node: &Node, path: &Path) -> Result<Option<u64>> {
@@ -549,7 +571,7 @@ impl Runtime for Docker {
         let started = Instant::now();
         loop {
             self.remove_container(&client, node)?;
-            match self.remove_volume(&client, node) {
+            match self.remove_volume(&client, &self.container_name(node)) {
                 // Who was killed while Docker made the container has left that to Docker: it has the volume already, and
                 // can be seen, and removed, once it is made.
                 Err(error) if error.kind() == ErrorKind::Refused && started.elapsed() < MAKING => {
@@ -561,7 +583,14 @@ impl Runtime for Docker {
     }
 
     fn remove_shared(&self, topology: &Topology) -> Result<()> {
-        self.one_per_daemon(topology)?.into_iter().try_for_each(|node| self.remove_network(&*self.client(node)?))
+        for node in self.one_per_daemon(topology)? {
+            let client = self.client(node)?;
+            self.remove_network(&client)?;
+            if self.shared_directory.is_some() {
+                self.remove_volume(&client, &self.shared_volume())?;
+            }
+        }
+        Ok(())
     }
 }
 

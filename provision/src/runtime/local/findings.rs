@@ -12,7 +12,7 @@ use crate::topology::Topology;
 /// The longest path of a Unix socket: `sun_path` of unix(7) without its NUL.
 const SOCKET_PATH_MAX: usize = 107;
 /// What a new node takes, rounded up: an empty cluster of 40 MB, and WAL segments of 16 MB.
-const NEW_NODE: ByteSize = ByteSize::mib(100);
+pub(in crate::runtime) const NEW_NODE: ByteSize = ByteSize::mib(100);
 
 pub(super) fn all(local: &Local, topology: &Topology) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();

@@ -30,6 +30,7 @@ use crate::step::{Log, Step};
 use crate::topology::{Node, Topology};
 
 pub use account::Account;
+pub(super) use findings::NEW_NODE;
 pub use process::{LABEL, Process, labelled};
 use volume::{Kind, Volume};
 
