@@ -154,7 +154,7 @@ fn much_is_in_flight_and_arrives() {
 fn many_writes_are_on_their_way_to_a_slow_disk_at_once() {
     tests::needs_root!();
     let dir = scratch();
-    let server = serve(dir.path(), &["--latency", "write=100ms"]);
+    let server = serve(dir.path(), &["--latency", "write=500ms"]);
     let mut done = Vec::new();
     for kind in ["file", "device"] {
         let options = ["--ioengine=libaio", "--direct=1", "--rw=write", "--size=128k", "--iodepth=32"];
@@ -164,8 +164,8 @@ fn many_writes_are_on_their_way_to_a_slow_disk_at_once() {
         assert!(outcome.success());
         done.push(began.elapsed());
     }
-    // One after the other, 32 take 3.2 s.
-    assert!(done.iter().all(|time| *time < Duration::from_secs(2)), "{done:?}");
+    // One after the other, 32 take 16 s.
+    assert!(done.iter().all(|time| *time < Duration::from_secs(12)), "{done:?}");
 }
 
 #[test]
@@ -334,14 +334,42 @@ fn a_server_that_is_killed_while_it_starts_leaves_nothing_either() {
     File::create(&image).unwrap().set_len(MIB).unwrap();
     let arguments = ["serve", image.to_str().unwrap(), "--attach", "--fuse", files.to_str().unwrap()];
     let mut served = 0;
-    for delay in 0..40 {
+    // Later and later, until some of them had attached something: when that is depends on the machine.
+    for delay in (0u64..).map(|round| round * round / 20) {
         let mut server = Command::new(env!("CARGO_BIN_EXE_vdisk"));
         let mut server = server.args(arguments).stdout(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(2 * delay));
+        std::thread::sleep(Duration::from_millis(delay));
         served += i32::from(loopdev::list().iter().any(|device| device.backing_file.starts_with(&files)));
         server.kill().unwrap();
         server.wait().unwrap();
         cleans_up(dir.path());
+        if served >= 5 {
+            return;
+        }
     }
-    assert!(served > 0, "none of them came so far as to attach anything");
+}
+
+#[test]
+fn a_server_that_is_killed_while_it_waits_for_its_own_disk_is_gone() {
+    tests::needs_root!();
+    let dir = scratch();
+    let (image, files) = (dir.path().join("disk.img"), dir.path().join("files"));
+    File::create(&image).unwrap().set_len(MIB).unwrap();
+    // Attaching flushes the file, which takes a minute.
+    let arguments = ["serve", image.to_str().unwrap(), "--attach", "--fuse", files.to_str().unwrap()];
+    let mut server = Command::new(env!("CARGO_BIN_EXE_vdisk"));
+    let server = server.args(arguments).args(["--latency", "flush=60s"]).stdout(Stdio::null()).spawn().unwrap();
+    let mut server = Process(server);
+    eventually("it attaches its file", || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.0.id())).unwrap().flatten();
+        tasks.into_iter().any(|task| {
+            let waits = fs::read_to_string(task.path().join("wchan")).unwrap_or_default();
+            fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "loop\n") && waits.contains("request")
+        })
+    });
+    let began = Instant::now();
+    server.0.kill().unwrap();
+    server.0.wait().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(30), "it took {:?} to die", began.elapsed());
+    cleans_up(dir.path());
 }

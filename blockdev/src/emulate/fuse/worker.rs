@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::uio::readv;
 
 use super::abi::{self, Fallocate, HEAD, HEADER, Header, OUT_HEADER, Transfer, opcode};
@@ -17,7 +18,7 @@ use crate::emulate::memory::{Budget, Chunk, Pool};
 use crate::emulate::port::Port;
 use crate::emulate::request::{Answer, Outcome, Request};
 use crate::engine::Interest;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::units::{ByteOffset, ByteRange, ByteSize};
 
 /// The most that one request reads or writes, in bytes.
@@ -45,6 +46,9 @@ pub(super) struct Worker {
     port: Port,
     /// The thread's own way to the kernel's requests. Replies go the way that the request came.
     device: File,
+    /// Readable when the device is. A ring that watches a descriptor holds it as long as its memory is mapped, that is, until the
+    /// last thread of this process is gone; and one that waits for an answer of ours goes only when the device is closed.
+    requests: Epoll,
     files: Arc<Files>,
     pool: Pool,
     /// Where requests are received.
@@ -93,12 +97,16 @@ impl Worker {
         let in_flight = IN_FLIGHT_MAX.div_ceil(count);
         // So much that it is never short: a transfer that starts and ends within sectors takes twice its size.
         let mut pool = Pool::new(Budget::new(2 * u64::from(in_flight + 1) * u64::from(TRANSFER_MAX)));
+        let requests = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .and_then(|epoll| epoll.add(&device, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map(|()| epoll))
+            .context(|| "cannot watch the device of a FUSE file system")?;
         let inbox = pool
             .take(TRANSFER_MAX as usize)
             .ok_or_else(|| Error::io("cannot have memory for the requests of the kernel", Errno::ENOMEM))?;
         Ok(Self {
             port,
             device,
+            requests,
             files,
             pool,
             inbox,
@@ -151,7 +159,7 @@ impl Worker {
                 std::hint::spin_loop();
             }
         }
-        let watched = open.then(|| (self.device.as_fd(), Interest::Readable));
+        let watched = open.then(|| (self.requests.0.as_fd(), Interest::Readable));
         self.port.wait(watched, ends.then_some(GOODBYE_MAX), &mut self.answers)?;
         self.spin = if began.elapsed() < SPIN_MAX { SPIN_MAX } else { Duration::ZERO };
         self.reply();
