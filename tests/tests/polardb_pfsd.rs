@@ -236,5 +236,7 @@ fn one_takes_the_place_of_the_other_under_load() {
     assert_eq!(code, Some(6), "{err}");
     assert!(err.contains("/bin/false does not run in the container onedisk-polardb_pfsd_test-primary"), "{err}");
     assert!(place.status().iter().all(|status| Kind::Ours.is(status["pfsd"].as_str().unwrap())));
+    // A database that waits for its pfsd is no obstacle.
+    kill("primary");
     gone(&place);
 }

@@ -147,7 +147,12 @@ impl Engine for PolarDb {
     }
 
     fn abandon(&self, cluster: &Cluster, node: &Node) -> Result<()> {
-        self.postgres.abandon(cluster, node)?;
+        if pfsd::running(cluster, node)?.is_some() {
+            self.postgres.abandon(cluster, node)?;
+        } else {
+            // It would wait for its pfsd, whatever it is told.
+            self.postgres.kill(cluster, node)?;
+        }
         pfsd::abandon(cluster, node)
     }
 

@@ -136,6 +136,11 @@ impl Postgres {
             Ok(None)
         })
     }
+
+    /// Ends a node at once, whatever it waits for.
+    pub(super) fn kill(&self, cluster: &Cluster, node: &Node) -> Result<()> {
+        cluster.runtime().stop(self.service(node), Signal::SIGKILL, PATIENCE)
+    }
 }
 
 impl Engine for Postgres {
