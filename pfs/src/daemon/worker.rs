@@ -19,11 +19,11 @@ use super::slots::{Found, Slots};
 /// How long to look without a pause after there was something.
 const SPIN: Duration = Duration::from_micros(60);
 
-/// How long to look without a pause whether a request is done, where there are so few that their clients are waiting for
-/// just these: to be woken would take a good part of the time that a device does.
+/// How long to look without a pause whether a request is done, or another has come: to be woken would take a good part of the
+/// time that a device does. Whoever else can run does so meanwhile.
 const SPIN_DEVICE: Duration = Duration::from_micros(250);
 
-/// How many that are.
+/// Of so few requests the clients are waiting for just these: none is to wait for another.
 const FEW: usize = 2;
 
 /// How long to sleep no longer than the shortest nap then.
@@ -207,7 +207,7 @@ impl Worker<'_> {
             match &mut session {
                 Some(session) if under_way > 0 => {
                     let few = under_way <= FEW;
-                    let spin = few && idle.for_no_longer_than(SPIN_DEVICE);
+                    let spin = idle.for_no_longer_than(SPIN_DEVICE);
                     let wait = if spin || found && few { Duration::ZERO } else { idle.wait() };
                     if spin && !found {
                         // Whoever else has something to do may need this processor for that.
