@@ -29,7 +29,7 @@ pub(super) struct Freshness {
 pub struct Fresh(u64);
 
 impl Content<'_> {
-    /// Asks for all that another host's writer made count up to now. For a [`Reader`]: a writer knows.
+    /// Asks for all that another host's writer made count up to now. For a reader: a writer knows.
     pub fn refresh(&mut self) -> Fresh {
         // One that is under way may have read before.
         self.freshness.wanted = self.freshness.begun + 1;
